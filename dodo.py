@@ -1,0 +1,120 @@
+"""imagepress: the build file of an image server.
+
+poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and
+places one image; collect decides what is listed; streams and lxc_index write what clients read;
+proof reads it as they do; prune removes what has lapsed; snapshot freezes the tree and shows it;
+mirror:<name> hands it to rsync; publish is the whole of it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from doit import create_after, task_params
+
+from tasks import indexes, mirror, prune, runtime, snapshot
+from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
+from tasks.runtime import OPTIONS, same, step
+
+Tasks = Iterator[dict[str, object]]
+
+run = runtime.Run(Path(__file__).parent)
+site, rules = run.layout, run.settings.rules
+DOIT_CONFIG = runtime.doit_config(run)
+
+
+@task_params(OPTIONS)
+def task_publish(**options: str | int | bool) -> Tasks:
+    """Publish everything that is new: the whole pipeline."""
+    run.told(**options)
+    yield {"basename": "poll", "doc": "Ask Jenkins what is new.", "actions": step(run.poll)}
+    yield {
+        "basename": "publish",
+        "actions": step(run.verdict),
+        "task_dep": ["snapshot", "mirror"],
+        "uptodate": [run.is_flawless],
+    }
+
+
+@create_after(executed="poll", creates=["image"])
+def task_image() -> Tasks:
+    """Fetch, check, sign and place the image of one product."""
+    yield {
+        "basename": "image",
+        "name": None,
+        "doc": "Bring every product to its newest good build.",
+    }
+    for wish, done in run.wishes():
+        yield {
+            "basename": "image",
+            "name": wish.product.name,
+            "actions": step(run.make, wish),
+            "file_dep": [site.wish(wish.product)],
+            "targets": [done] if done else [],
+            "uptodate": [run.settled(wish, done)],
+        }
+
+
+def task_collect() -> dict[str, object]:
+    """Gather the images to be listed."""
+    return {
+        "actions": step(run.collect),
+        "task_dep": ["image"],
+        "targets": [site.catalogue],
+        "uptodate": [same(run.ledgers), same(lambda: run.settings.site.keep)],
+    }
+
+
+def task_streams() -> dict[str, object]:
+    """Write and sign the simplestreams of Incus and LXD."""
+    return {
+        "actions": step(indexes.write_streams, site, rules, run.signer),
+        "file_dep": [site.catalogue],
+        "targets": indexes.stream_files(site),
+        "uptodate": [same(lambda: rules)],
+    }
+
+
+def task_lxc_index() -> dict[str, object]:
+    """Write and sign the indexes of LXC's download template."""
+    return {
+        "actions": step(indexes.write_lxc, site, rules, run.settings.lxc, run.signer),
+        "file_dep": [site.catalogue],
+        "targets": indexes.lxc_files(site, run.settings.lxc),
+        "uptodate": [same(lambda: rules), same(lambda: run.settings.lxc)],
+    }
+
+
+def task_proof() -> dict[str, object]:
+    """Read the new indexes as the clients will."""
+    return {"actions": step(indexes.prove, site), "file_dep": run.indexes()}
+
+
+def task_prune() -> dict[str, object]:
+    """Remove lapsed images and old snapshots."""
+    return {
+        "actions": step(run.timed, prune.prune, run.settings),
+        "task_dep": ["proof"],
+        "uptodate": [lambda: not any(prune.due(site, run.settings, run.now))],
+    }
+
+
+def task_snapshot() -> dict[str, object]:
+    """Freeze the tree and show it to the world."""
+    return {
+        "actions": step(run.timed, snapshot.snapshot),
+        "file_dep": run.indexes(),
+        "task_dep": ["prune"],
+        "uptodate": [same(run.ledgers), site.latest.exists],
+    }
+
+
+def task_mirror() -> Tasks:
+    """Make the mirrors equal to the newest snapshot."""
+    yield {"name": None, "doc": "Make every mirror equal to the newest snapshot."}
+    for one in run.settings.mirror:
+        yield {
+            "name": one.name,
+            "actions": step(run.push, one),
+            "task_dep": ["snapshot"],
+            "uptodate": [lambda one=one: mirror.is_current(one, site)],
+        }

@@ -1,0 +1,49 @@
+"""Which of the images that lie in the tree are listed (pure)."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from tasks.image import Image, Kind
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """Every image to be listed, by product and serial: the one input of all indexes."""
+
+    images: tuple[Image, ...]
+
+
+def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
+    """The newest ``keep`` images of one product, and whatever is the newest of its kind.
+
+    A product whose VM builds fail for a month must not lose its last VM to three container builds.
+    """
+    missing = set(Kind)
+    for position, image in enumerate(sorted(images, key=lambda one: one.serial, reverse=True)):
+        if position < keep or not missing.isdisjoint(image.kinds):
+            yield image
+        missing -= image.kinds
+
+
+def catalogue(products: Iterable[Iterable[Image]], keep: int) -> Catalogue:
+    """The catalogue of all products."""
+    images = [image for product in products for image in kept(product, keep)]
+    return Catalogue(tuple(sorted(images, key=lambda one: (one.product.name, one.serial))))
+
+
+def duplicates(images: Iterable[Image]) -> dict[str, str]:
+    """Images that repeat a fingerprint: path -> the path that had it first.
+
+    Incus and LXD refuse to copy an image whose fingerprint is listed twice, so only the first in
+    order of path, the older serial, may be listed.
+    """
+    owner: dict[str, str] = {}
+    found = {}
+    for image in images:
+        path = str(image.path)
+        marks = [mark for of in image.fingerprints.values() for mark in of.values()]
+        if twin := next((owner[mark] for mark in marks if mark in owner), None):
+            found[path] = twin
+            continue
+        owner |= dict.fromkeys(marks, path)
+    return found

@@ -1,0 +1,53 @@
+"""The operator's commands beside ``publish``, each a doit task (glue)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from doit import task_params
+
+from tasks import demo, runtime
+from tasks.errors import SettingsError
+from tasks.image import Product
+
+__all__ = ["task_demo_build"]
+
+CLONE = Path(__file__).parents[1]
+
+
+@task_params(
+    [
+        {
+            "name": "product",
+            "long": "product",
+            "default": "debian/trixie/amd64/default",
+            "help": "os/release/arch/variant",
+        },
+        {
+            "name": "damage",
+            "long": "damage",
+            "default": "",
+            "help": "meta, magic, serial or missing",
+        },
+        {
+            "name": "untested",
+            "long": "untested",
+            "type": bool,
+            "default": False,
+            "help": "no test passes it",
+        },
+    ]
+)
+def task_demo_build(product: str, damage: str, *, untested: bool) -> Iterator[dict[str, object]]:
+    """Finish one more build in the demo's Jenkins: good, damaged or untested."""
+
+    def act() -> str:
+        if damage not in get_args(demo.Damage):
+            raise SettingsError([f"--damage={damage}: one of {', '.join(get_args(demo.Damage)[1:])}"])
+        try:
+            wanted = Product.parse(product)
+        except ValueError as error:
+            raise SettingsError([f"--product={product}: {error}"]) from None
+        return demo.build(CLONE, wanted, damage, tested=not untested)  # type: ignore[arg-type]
+
+    yield {"basename": "demo_build", "actions": runtime.step(act), "meta": {"lockless": True}}

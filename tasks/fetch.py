@@ -1,0 +1,242 @@
+"""Bring the artifacts of a build into staging, ahead of the task that publishes them (acts).
+
+Every artifact is streamed once, and in that one pass its size, md5, sha256 and the combined
+fingerprints with each metadata file come out: no file is read a second time, and memory does not
+depend on its size. A few threads work through the wishes in order.
+"""
+
+import hashlib
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from jenkins.api import job_path, quoted
+from jenkins.client import Client
+from jenkins.errors import JenkinsError, NotFound
+from tasks import files
+from tasks.errors import ImageRejected, UpstreamError
+from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, kinds, parse_serial
+from tasks.plan import Wish
+
+SERIAL_LIMIT = 64  # bytes of the artifact that names the image
+METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
+
+
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """A build whose artifacts lie complete in a directory of their own."""
+
+    directory: Path
+    serial: str
+    files: Mapping[str, File]
+    fingerprints: Mapping[str, Mapping[str, str]]
+    md5: Mapping[str, str]
+
+
+class Fetcher:
+    """Downloads ahead: threads that end with the process, for a signal must not wait for a network."""
+
+    def __init__(self, client: Client, staging: Path, *, threads: int, log: bool) -> None:
+        self._client, self._staging, self._threads, self._log = client, staging, threads, log
+        self._queue: queue.SimpleQueue[tuple[Wish, Future[Staged]]] = queue.SimpleQueue()
+        self._futures: dict[str, Future[Staged]] = {}
+
+    def start(self, wishes: Iterable[Wish]) -> None:
+        """Begin to fetch these, in this order."""
+        for wish in wishes:
+            future: Future[Staged] = Future()
+            self._futures[wish.product.key] = future
+            self._queue.put((wish, future))
+        for _ in range(min(self._threads, len(self._futures))):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def take(self, wish: Wish) -> Staged:
+        """Wait for one; raises ImageRejected or UpstreamError."""
+        if wish.product.key not in self._futures:
+            self.start([wish])
+        return self._futures.pop(wish.product.key).result()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                wish, future = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                future.set_result(fetch(self._client, wish, self._staging / wish.product.key, log=self._log))
+            except BaseException as error:  # noqa: BLE001 - the waiting task raises it
+                future.set_exception(error)
+
+
+def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
+    """Fetch one build whole; raises ImageRejected for what it holds, UpstreamError for the way."""
+    paths = sort_artifacts(wish.artifacts)
+    build = "/".join(
+        [
+            job_path(wish.job),
+            *([quoted(wish.configuration)] if wish.configuration else []),
+            str(wish.number),
+        ]
+    )
+    try:
+        serial = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}")
+        with files.disk("stage in"):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        load = _Load(client, directory, frozenset(wish.md5))
+        for name in (name for name in STORED if name in paths):
+            load.artifact(name, f"{build}/artifact/{_url(paths[name])}")
+        if log:
+            load.fetch(LOG, f"{build}/consoleText")
+    except NotFound as error:
+        raise UpstreamError(f"{wish.build} lost a file while it was fetched: {error}") from error
+    except JenkinsError as error:
+        raise UpstreamError(str(error)) from error
+    return Staged(
+        directory=directory,
+        serial=serial,
+        files=load.files,
+        fingerprints={name: marks for name, marks in load.fingerprints.items() if marks},
+        md5=load.md5,
+    )
+
+
+def sort_artifacts(paths: Iterable[str]) -> dict[str, str]:
+    """The artifacts that matter, by file name; raises ImageRejected when they make no image.
+
+    Where lxd.tar.xz is there and incus.tar.xz is not, it stands in for it under that name.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        name = PurePosixPath(path).name
+        if name not in (*STORED, SERIAL):
+            continue
+        if name in found:
+            raise ImageRejected(f"two artifacts are called {name}: {found[name]} and {path}")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ImageRejected(f"the artifact path {path[:100]!r} is not a plain relative one")
+        found[name] = path
+    if SERIAL not in found:
+        raise ImageRejected("there is no artifact called serial")
+    if not kinds(found):
+        have = ", ".join(sorted(found.keys() - {SERIAL})) or "none of them"
+        raise ImageRejected(
+            "the artifacts make no image: needed are rootfs.squashfs or disk.qcow2 with incus.tar.xz,"
+            f" or rootfs.tar.xz with meta.tar.xz; there are {have}"
+        )
+    if LXD in found and INCUS not in found:
+        found[INCUS] = found.pop(LXD)
+    return found
+
+
+class _Load:
+    """The files of one build as they come in, metadata first: its bytes begin every fingerprint."""
+
+    def __init__(self, client: Client, directory: Path, allowed: frozenset[str]) -> None:
+        self._client, self._directory, self._allowed = client, directory, allowed
+        self._seeds: dict[str, bytes] = {}
+        self.files: dict[str, File] = {}
+        self.md5: dict[str, str] = {}
+        self.fingerprints: dict[str, dict[str, str]] = {}
+
+    def artifact(self, name: str, url: str) -> None:
+        """Fetch one artifact and hold it against Jenkins' md5; raises UpstreamError when it differs."""
+        for _ in range(2):
+            self.fetch(name, url)
+            if not self._allowed or self.md5[name] in self._allowed:
+                break
+        else:
+            raise UpstreamError(
+                f"{name}: its md5 {self.md5[name]} is none that Jenkins recorded for this build"
+            )
+        if name in METADATA:
+            self._metadata(name)
+
+    def fetch(self, name: str, url: str) -> None:
+        """Stream one file to disk through all its hashes."""
+        with Hashed(self._directory / name, self._seeds if name in ROOTS else {}) as sink:
+            self._client.download(url, sink)
+        self.files[name], self.md5[name] = (
+            File(sink.size, sink.sha256.hexdigest()),
+            sink.md5.hexdigest(),
+        )
+        for metadata, mark in sink.combined.items():
+            self.fingerprints.setdefault(metadata, {})[name] = mark.hexdigest()
+
+    def _metadata(self, name: str) -> None:
+        """Keep a metadata file for the fingerprints, or drop the second of two equal ones."""
+        if name == LXD and self.files.get(INCUS) == self.files[LXD]:
+            (self._directory / LXD).unlink()
+            del self.files[LXD], self.md5[LXD]
+            return
+        if self.files[name].size > METADATA_LIMIT:
+            raise ImageRejected(f"{name} is larger than {METADATA_LIMIT >> 20} MiB")
+        self._seeds[name] = (self._directory / name).read_bytes()
+
+
+class Hashed:
+    """A file being written, with every hash of it; may be reset when a transfer starts again."""
+
+    def __init__(self, path: Path, seeds: Mapping[str, bytes]) -> None:
+        self._path, self._seeds = path, seeds
+        self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
+        os.fchmod(self._file.fileno(), 0o644)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.size, self.sha256, self.md5 = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self.combined = {name: hashlib.sha256(seed) for name, seed in self._seeds.items()}
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes; raises TreeError when the disk does not."""
+        with files.disk(f"write {self._path}:"):
+            self._file.write(chunk)
+        self.size += len(chunk)
+        for digest in (self.sha256, self.md5, *self.combined.values()):
+            digest.update(chunk)
+
+    def reset(self) -> None:
+        """Start the file again."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._begin()
+
+    def __enter__(self) -> "Hashed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _serial(client: Client, url: str) -> str:
+    sink = _Text()
+    client.download(url, sink)
+    try:
+        return parse_serial(sink.text.decode("ascii", "replace"))
+    except ValueError as error:
+        raise ImageRejected(str(error)) from error
+
+
+class _Text:
+    """A small text, kept in memory."""
+
+    def __init__(self) -> None:
+        self.size, self.text = 0, b""
+
+    def write(self, chunk: bytes) -> None:
+        self.text += chunk
+        self.size += len(chunk)
+        if self.size > SERIAL_LIMIT:
+            raise ImageRejected(f"the artifact serial is longer than {SERIAL_LIMIT} bytes")
+
+    def reset(self) -> None:
+        self.size, self.text = 0, b""
+
+
+def _url(path: str) -> str:
+    return "/".join(quoted(segment) for segment in path.split("/"))

@@ -1,0 +1,180 @@
+"""The door to the disk: atomic writes, moves, links and removals, in the order that survives a kill.
+
+Everything is written to a temporary file beside its target, synced, and renamed; a name is only
+ever seen with its whole content. Modes are 0644 and 0755 whatever the umask.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import TreeError
+
+TEMPORARY = ".tmp-"  # no published name starts so
+
+
+@contextmanager
+def disk(doing: str) -> Iterator[None]:
+    """Turn the kernel's refusals (full, read-only, not permitted) into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise TreeError(f"cannot {doing}{where}: {error.strerror or error}") from error
+
+
+def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file at once and for good; its directory is made where missing."""
+    with disk("write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{path.name}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+def write_changed(path: Path, data: bytes, mode: int = 0o644) -> bool:
+    """Replace a file only when its content differs: doit sees a new mtime as a change."""
+    if read(path) == data:
+        return False
+    write(path, data, mode)
+    return True
+
+
+def read(path: Path) -> bytes | None:
+    """The content of a file, None where there is none."""
+    with disk("read"):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sync(path: Path | str) -> None:
+    """Make a file's content, or the names in a directory, durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def place(path: Path, data: bytes) -> None:
+    """Write a file in a directory that nobody sees yet; ``move`` makes it durable."""
+    with disk("write"), open(path, "wb", opener=_opener) as file:
+        file.write(data)
+
+
+def _opener(path: str, flags: int) -> int:
+    handle = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    os.fchmod(handle, 0o644)
+    return handle
+
+
+def move(source: Path, target: Path) -> None:
+    """Make a finished directory durable and rename it into place; the target must not exist."""
+    with disk("move into place"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.chmod(0o755)
+        for entry in os.scandir(source):
+            sync(entry.path)
+        sync(source)
+        source.rename(target)
+        sync(target.parent)
+
+
+def remove(path: Path, trash: Path) -> None:
+    """Remove a directory tree: gone under its name at once, its bytes afterwards."""
+    with disk("remove"):
+        trash.mkdir(parents=True, exist_ok=True)
+        grave = trash / f"{TEMPORARY}gone-{path.name}"
+        if grave.exists():
+            shutil.rmtree(grave)
+        path.rename(grave)
+        sync(path.parent)
+        shutil.rmtree(grave)
+
+
+def unlink(path: Path) -> None:
+    """Remove one file, if it is there."""
+    with disk("remove"):
+        path.unlink(missing_ok=True)
+
+
+def remove_empty(directory: Path, top: Path) -> None:
+    """Remove a directory and its parents below ``top`` for as long as they are empty."""
+    while directory != top:
+        try:
+            directory.rmdir()
+        except OSError:
+            return
+        directory = directory.parent
+
+
+def clear(directory: Path) -> None:
+    """Empty a directory of our own work files, making it where missing."""
+    with disk("clear"):
+        directory.mkdir(parents=True, exist_ok=True)
+        for entry in os.scandir(directory):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                Path(entry.path).unlink()
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make ``target`` a copy of the tree ``source`` that shares its files by hard links."""
+    with disk("link into"):
+        for directory, names, files in os.walk(source):
+            here = target / os.path.relpath(directory, source)
+            here.mkdir(parents=True)
+            here.chmod(0o755)
+            names.sort()
+            for name in files:
+                if not name.startswith(TEMPORARY):
+                    (here / name).hardlink_to(Path(directory, name))
+
+
+def stamp(directory: Path) -> str:
+    """A mark of a flat directory that changes with any of its files: names, sizes, times."""
+    with disk("list"):
+        if not directory.exists():
+            return ""
+        with os.scandir(directory) as entries:
+            marks = sorted((one.name, (seen := one.stat()).st_mtime_ns, seen.st_size) for one in entries)
+    return digest(repr(marks).encode())
+
+
+def inodes(top: Path) -> dict[str, int]:
+    """Every file below ``top`` with its inode: two trees of hard links are equal when these are."""
+    found = {}
+    for directory, _, files in os.walk(top):
+        with os.scandir(directory) as entries:
+            names = set(files)
+            for entry in entries:
+                if entry.name in names and not entry.name.startswith(TEMPORARY):
+                    found[os.path.relpath(entry.path, top)] = entry.inode()
+    return found
+
+
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, by one rename(2)."""
+    with disk("flip"):
+        temporary = link.parent / f"{TEMPORARY}{link.name}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+        sync(link.parent)

@@ -1,0 +1,195 @@
+"""Products, images and their files: the words of the tree (pure).
+
+Owns every file name and path below ``public/images`` and what a set of files can be used as.
+Sources: simplestreams as Incus and LXD read it (lxc/incus:shared/simplestreams), LXC's download
+template (lxc/lxc:templates/lxc-download.in), and the publisher of images.linuxcontainers.org.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Self
+
+import msgspec
+
+INCUS = "incus.tar.xz"
+LXD = "lxd.tar.xz"
+SQUASHFS = "rootfs.squashfs"
+ROOT_TAR = "rootfs.tar.xz"
+META = "meta.tar.xz"
+DISK = "disk.qcow2"
+DEFINITION = "image.yaml"
+LOG = "build.log"
+SERIAL = "serial"  # an artifact that names the image; never stored
+SUMS = "SHA256SUMS"  # the mark of a complete image: written last
+SOURCE = "source.json"
+
+METADATA = (INCUS, LXD)
+ROOTS = (SQUASHFS, ROOT_TAR, DISK)
+STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, DEFINITION)
+
+# A component of a product becomes a directory, a URL, a doit task and a field of the LXC index:
+# no separator of any of these, and no leading dot or dash.
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
+_SERIAL = re.compile(r"\d{8}_\d{2}:\d{2}")
+
+
+class Kind(StrEnum):
+    """What an image can be used as."""
+
+    CONTAINER = "container"
+    VM = "VM"
+    LXC = "LXC"
+
+
+class Product(msgspec.Struct, frozen=True, order=True):
+    """One line of images: os, release, arch, variant; the owner of its names and paths."""
+
+    os: str
+    release: str
+    arch: str
+    variant: str
+
+    def __post_init__(self) -> None:
+        """Refuse what could leave its directory or break an index; raises ValueError."""
+        for component in (self.os, self.release, self.arch, self.variant):
+            if not _COMPONENT.fullmatch(component):
+                raise ValueError(f"{component!r} cannot be part of a product's name")
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read ``os/release/arch/variant``; raises ValueError."""
+        parts = name.split("/")
+        if len(parts) != len(cls.__struct_fields__):
+            raise ValueError(f"{name!r} is not os/release/arch/variant")
+        return cls(*parts)
+
+    @property
+    def name(self) -> str:
+        """As people and doit write it."""
+        return f"{self.os}/{self.release}/{self.arch}/{self.variant}"
+
+    @property
+    def key(self) -> str:
+        """As simplestreams has it (opaque to clients); also a file name in the state directory."""
+        return f"{self.os}:{self.release}:{self.arch}:{self.variant}"
+
+    @property
+    def path(self) -> PurePosixPath:
+        """The directory of its images, relative to ``public``."""
+        return PurePosixPath("images", self.os, self.release, self.arch, self.variant)
+
+
+class File(msgspec.Struct, frozen=True):
+    """One stored file: its size in bytes and its SHA-256 in lower-case hex."""
+
+    size: int
+    sha256: str
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an image came from: the Jenkins build and what Jenkins said of its files."""
+
+    job: str
+    configuration: str
+    number: int
+    timestamp: int  # start of the build, ms since the epoch
+    md5: Mapping[str, str]
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One product at one serial, as ``source.json`` and the ledger keep it.
+
+    ``fingerprints`` maps a metadata file to its combined hashes: root file -> sha256(metadata+root),
+    the name under which Incus and LXD know the image (lxc/incus:client/simplestreams_images.go).
+    """
+
+    product: Product
+    serial: str
+    files: Mapping[str, File]
+    fingerprints: Mapping[str, Mapping[str, str]]
+    source: Source
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Its directory, relative to ``public``."""
+        return self.product.path / self.serial
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What it can be used as."""
+        return kinds(self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files.values())
+
+
+def kinds(names: Collection[str]) -> frozenset[Kind]:
+    """What these files can be used as.
+
+    A build is publishable when this is not empty: exactly the pairs that the publisher of
+    images.linuxcontainers.org accepts. A rootfs.tar.xz without meta.tar.xz is no reason to publish.
+    """
+    metadata = not set(METADATA).isdisjoint(names)
+    found = {
+        Kind.CONTAINER: metadata and SQUASHFS in names,
+        Kind.VM: metadata and DISK in names,
+        Kind.LXC: ROOT_TAR in names and META in names,
+    }
+    return frozenset(kind for kind, present in found.items() if present)
+
+
+def parse_serial(text: str) -> str:
+    """``YYYYMMDD_HH:MM`` with optional white space around it; raises ValueError.
+
+    Clients take the first eight characters for a date and the greatest string for the newest
+    image (lxc/incus:shared/simplestreams/products.go), so one form only, and real dates only.
+    """
+    serial = text.strip()
+    if not _SERIAL.fullmatch(serial):
+        raise ValueError(f"serial {serial[:40]!r} is not YYYYMMDD_HH:MM")
+    try:
+        serial_time(serial)
+    except ValueError:
+        raise ValueError(f"serial {serial!r} is no date and time") from None
+    return serial
+
+
+def serial_time(serial: str) -> datetime:
+    """The moment that a serial names, in UTC."""
+    return datetime.strptime(serial, "%Y%m%d_%H:%M").replace(tzinfo=UTC)
+
+
+def sums(files: Mapping[str, File]) -> str:
+    """The text of SHA256SUMS: hex, two spaces, name; sorted by name."""
+    return "".join(f"{file.sha256}  {name}\n" for name, file in sorted(files.items()))
+
+
+# lxc/incus:shared/osarch/architectures.go: canonical name -> other names of the same machine.
+_ARCHITECTURES = {
+    "i686": "i386 i586 386 x86 generic_32",
+    "x86_64": "amd64 generic_64 x86_64_v1 x86_64_v2 x86_64_v3 x86_64_v4",
+    "armv6l": "armel arm",
+    "armv7l": "armhf armhfp armv7a_hardfp armv7 armv7a_vfpv3_hardfp",
+    "armv8l": "",
+    "aarch64": "arm64 arm64_generic",
+    "ppc": "powerpc",
+    "ppc64": "powerpc64",
+    "ppc64le": "ppc64el",
+    "s390x": "",
+    "mips": "mipsel mipsle",
+    "mips64": "mips64el mips64le",
+    "riscv32": "",
+    "riscv64": "",
+    "loongarch64": "loong64",
+}
+_CANONICAL = {alias: name for name, aliases in _ARCHITECTURES.items() for alias in (name, *aliases.split())}
+
+
+def canonical_arch(name: str) -> str | None:
+    """The kernel's name of an architecture, or None: clients skip products of unknown ones."""
+    return _CANONICAL.get(name)

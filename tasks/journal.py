@@ -1,0 +1,93 @@
+"""doit's database, one that a kill cannot take back: every finished task is committed at once.
+
+doit's own back ends write everything at the very end of a run (doit/dependency.py), so SIGTERM or a
+power cut would lose a night's work. Loaded by name: see ``tool.doit.plugins.backend``.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+Row: TypeAlias = dict[str, object]
+
+
+class Codec(Protocol):
+    """How doit wants rows as text."""
+
+    def encode(self, data: Row) -> str:
+        """To text."""
+
+    def decode(self, data: str) -> Row:
+        """From text."""
+
+
+class Journal:
+    """The back-end interface of doit.dependency.DbmDB over SQLite in WAL mode."""
+
+    def __init__(self, name: str, codec: Codec, *, module_name: str | None = None) -> None:
+        del module_name  # of doit's dbm back end
+        self.name, self._codec = name, codec
+        self._rows: dict[str, str | Row] = {}
+        self._new: dict[str, Row] = {}
+        self._seen: int | None = None
+        self._db: sqlite3.Connection | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        """Connect at the first use; a command that only reads must not need the right to write."""
+        if self._db is None:
+            Path(self.name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.executescript(
+                "pragma journal_mode=wal; pragma synchronous=normal;"
+                "create table if not exists doit (task text primary key, data text) without rowid"
+            )
+        return self._db
+
+    def _row(self, task: str, *, fresh: bool) -> Row | None:
+        """A saved row; with ``fresh``, one that another process may have saved meanwhile."""
+        db = self._open()
+        if fresh and (now := db.execute("pragma data_version").fetchone()[0]) != self._seen:
+            self._rows, self._seen = dict(db.execute("select task, data from doit")), now
+        row = self._rows.get(task)
+        if isinstance(row, str):
+            row = self._rows[task] = self._codec.decode(row)
+        return row
+
+    def get(self, task_id: str, dependency: str) -> object:
+        """One value of a task. ``ignore:`` is the first that doit asks of every task."""
+        row = self._new.get(task_id) or self._row(task_id, fresh=dependency == "ignore:")
+        return row.get(dependency) if row else None
+
+    def set(self, task_id: str, dependency: str, value: object) -> None:
+        """Set one value; ``deps:`` is the last that doit sets of a finished task: commit."""
+        self._new.setdefault(task_id, dict(self._row(task_id, fresh=False) or {}))[dependency] = value
+        if dependency == "deps:":
+            self._flush(task_id)
+
+    def _flush(self, task: str) -> None:
+        row = self._new.pop(task)
+        self._rows[task] = row
+        self._open().execute("insert or replace into doit values (?, ?)", (task, self._codec.encode(row)))
+
+    def in_(self, task_id: str) -> bool:
+        """Whether a task has a row."""
+        return task_id in self._new or self._row(task_id, fresh=False) is not None
+
+    def remove(self, task_id: str) -> None:
+        """Forget a task."""
+        self._new.pop(task_id, None)
+        self._rows.pop(task_id, None)
+        self._open().execute("delete from doit where task = ?", (task_id,))
+
+    def remove_all(self) -> None:
+        """Forget everything."""
+        self._new, self._rows = {}, {}
+        self._open().execute("delete from doit")
+
+    def dump(self) -> None:
+        """Save what is left, and close."""
+        for task in list(self._new):
+            self._flush(task)
+        if self._db is not None:
+            self._db.close()
+            self._db = None

@@ -1,0 +1,83 @@
+"""Where everything lies below a site's root (pure: it names paths and touches none)."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tasks.image import Image, Product
+
+STREAMS = PurePosixPath("streams/v1")
+STREAMS_TWIN = PurePosixPath("meta/simplestreams/v1")  # where images.linuxcontainers.org keeps them
+LXC = PurePosixPath("meta/1.0")
+INDEX_TREES = ("meta", "streams")  # what names images, and so must come after them
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one site."""
+
+    root: Path
+
+    @property
+    def public(self) -> Path:
+        """The tree as it should be; never served itself, only through a snapshot."""
+        return self.root / "site/public"
+
+    @property
+    def staging(self) -> Path:
+        """Downloads in progress, on the file system of ``public``; cleared at start."""
+        return self.root / "site/staging"
+
+    @property
+    def snapshots(self) -> Path:
+        """Frozen trees, each ``<name>/public``."""
+        return self.root / "snapshots"
+
+    @property
+    def latest(self) -> Path:
+        """The symbolic link that the web server and rsyncd serve."""
+        return self.root / "latest"
+
+    @property
+    def state(self) -> Path:
+        """What the publisher remembers; mode 0700."""
+        return self.root / "state"
+
+    @property
+    def lock(self) -> Path:
+        """Held by flock for as long as a run lives."""
+        return self.state / "lock"
+
+    @property
+    def catalogue(self) -> Path:
+        """What is to be listed: the one input of every index."""
+        return self.state / "catalogue.json"
+
+    @property
+    def offers(self) -> Path:
+        """What the last poll saw beyond the wishes: held and contested products, its own failure."""
+        return self.state / "offers.json"
+
+    @property
+    def lapsing(self) -> Path:
+        """Since when delisted images are no longer named by what is exposed."""
+        return self.state / "lapsing.json"
+
+    def wish(self, product: Product) -> Path:
+        """The build that a product should be at."""
+        return self.state / "wishes" / f"{product.key}.json"
+
+    def ledger(self, product: Product) -> Path:
+        """The images of a product that lie complete in the tree."""
+        return self.state / "ledger" / f"{product.key}.json"
+
+    def failure(self, product: Product) -> Path:
+        """Why a product's wished build is not published."""
+        return self.state / "failures" / f"{product.key}.json"
+
+    def mirrored(self, mirror: str) -> Path:
+        """What a mirror was last given, or why not."""
+        return self.state / "mirrors" / f"{mirror}.json"
+
+    def image(self, image: Image) -> Path:
+        """The directory of an image."""
+        return self.public / image.path

@@ -1,0 +1,130 @@
+"""One image's road from a wish to the tree: fetched, checked, signed, placed (acts).
+
+The only verb that calls other verbs: it is the straight line of one image. A fault of the build or of
+the way to it is written down for the last task to report and stops nobody else; the product stays at
+its last good image. A fault of ours (signing, disk) is an error and is raised.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+
+from tasks import files
+from tasks.check import check
+from tasks.errors import ImageRejected, UpstreamError
+from tasks.fetch import Staged
+from tasks.image import SOURCE, SUMS, File, Image, Product, Source, sums
+from tasks.layout import Layout
+from tasks.plan import Wish
+from tasks.sign import Signer, sign_directory
+from tasks.state import Failure, Ledger, encode, load, save
+
+
+def make(
+    wish: Wish,
+    layout: Layout,
+    take: Callable[[Wish], Staged],
+    signer: Callable[[], Signer],
+    now: datetime,
+) -> str:
+    """Bring one product to its wished build; returns a line that says how it ended."""
+    ledger = adopt(wish.product, layout)
+    if image := ledger.of_build(wish.job, wish.configuration, wish.number):
+        files.unlink(layout.failure(wish.product))
+        return f"{image.serial} is there already"
+    try:
+        staged = take(wish)
+        check(staged.directory, staged.files, wish.product, staged.serial, now)
+        line = _place(wish, staged, ledger, layout, signer)
+    except (ImageRejected, UpstreamError) as fault:
+        rejected = isinstance(fault, ImageRejected)
+        failure = Failure(product=wish.product, build=wish.build, reason=str(fault), rejected=rejected)
+        save(layout.failure(wish.product), failure)
+        return f"{'rejected' if rejected else 'failed'}: {wish.build}: {fault}"
+    files.unlink(layout.failure(wish.product))
+    return line
+
+
+def adopt(product: Product, layout: Layout) -> Ledger:
+    """The product's ledger, with the complete images that the tree has and the ledger does not.
+
+    A run that was killed between placing an image and noting it, or a lost state directory, costs no
+    download: ``source.json`` says what an image is. Sizes are compared here, hashes by ``verify``.
+    """
+    ledger = load(layout.ledger(product), Ledger) or Ledger(product)
+    known = {image.serial for image in ledger.images}
+    for path in sorted(layout.public.joinpath(product.path).glob(f"*/{SUMS}")):
+        if path.parent.name in known or not path.with_name(f"{SUMS}.asc").exists():
+            continue
+        image = load(path.with_name(SOURCE), Image)
+        if image and image.product == product and image.serial == path.parent.name and _whole(image, layout):
+            ledger = ledger.with_image(image)
+    save(layout.ledger(product), ledger)
+    return ledger
+
+
+def _whole(image: Image, layout: Layout) -> bool:
+    directory = layout.image(image)
+    return all(
+        (path := directory / name).is_file() and path.stat().st_size == file.size
+        for name, file in image.files.items()
+    )
+
+
+def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> str:
+    """Sign a checked image and rename it into the tree; the ledger follows, never leads."""
+    image = Image(
+        product=wish.product,
+        serial=staged.serial,
+        files=dict(sorted(staged.files.items())),
+        fingerprints=staged.fingerprints,
+        source=Source(
+            job=wish.job,
+            configuration=wish.configuration,
+            number=wish.number,
+            timestamp=wish.timestamp,
+            md5=dict(sorted(staged.md5.items())),
+        ),
+    )
+    if same := next((old for old in ledger.images if old.serial == image.serial), None):
+        return _again(image, same, ledger, layout)
+    _refuse_older(image, ledger)
+    source = encode(image)
+    files.place(staged.directory / SOURCE, source)
+    listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
+    files.place(staged.directory / SUMS, sums(listed).encode())
+    sign_directory(staged.directory, signer())
+    files.move(staged.directory, layout.image(image))
+    save(layout.ledger(wish.product), ledger.with_image(image))
+    what = ", ".join(sorted(image.kinds))
+    return f"{image.serial} ({what}; {len(image.files)} files, {_human(image.size)}) from {wish.build}"
+
+
+def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> str:
+    """The serial is there: note the newer build of equal bytes, refuse one of others."""
+    if image.files != same.files:
+        raise ImageRejected(
+            f"serial {image.serial} is published with other bytes, from build #{same.source.number}; an image never changes"
+        )
+    noted = msgspec.structs.replace(same, source=image.source)
+    save(layout.ledger(image.product), ledger.with_image(noted))
+    return f"{image.serial} is there already, with the same bytes, from build #{same.source.number}"
+
+
+def _refuse_older(image: Image, ledger: Ledger) -> None:
+    newest = ledger.images[-1] if ledger.images else None
+    if newest and image.serial < newest.serial:
+        raise ImageRejected(
+            f"its serial {image.serial} is older than the published {newest.serial} of build #{newest.source.number};"
+            " was the clock of the agent wrong?"
+        )
+
+
+def _human(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:  # noqa: PLR2004 - the base of the units
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,302 @@
+"""Ask Jenkins what is new and leave a wish for every product that should move on (acts).
+
+One request covers every job and configuration, one the test gate; a build is only asked for its
+artifacts when its number moved. A wish file is rewritten only when it changes, and whatever Jenkins
+has forgotten leaves it as it is: nothing is ever unpublished here.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgspec
+
+from jenkins import api
+from jenkins.client import Client
+from jenkins.errors import JenkinsError
+from tasks.errors import SettingsError, UpstreamError
+from tasks.image import Product
+from tasks.layout import Layout
+from tasks.plan import (
+    Offer,
+    Verdicts,
+    Wish,
+    choose,
+    merge,
+    os_of,
+    product_of,
+    products_in,
+    verdicts,
+)
+from tasks.settings import Jenkins
+from tasks.state import Offers, load, load_all, save
+
+PAUSE = 2.0  # seconds between two looks at a build that still runs
+
+
+def poll(client: Client, settings: Jenkins, layout: Layout, job: str = "") -> str:
+    """Look for moved builds, of all jobs or of one; returns a line that says what was found.
+
+    When Jenkins cannot be asked, that is recorded for the last task to report, the wishes stay, and
+    so work that is due anyway still gets done. Raises SettingsError for a job that is not polled.
+    """
+    before = load(layout.offers, Offers) or Offers()
+    try:
+        found = _Poll(client, settings, layout).run(job)
+    except JenkinsError as error:
+        save(layout.offers, msgspec.structs.replace(before, failed=str(error)))
+        return f"Jenkins could not be asked: {error}"
+    save(layout.offers, found.after(before) if job else found.offers())
+    return found.line()
+
+
+def await_build(
+    client: Client, job: str, build: int, wait: float, sleep: Callable[[float], None] = time.sleep
+) -> str:
+    """Wait until a build is really over; returns its result, "" when it still runs after ``wait`` s.
+
+    Inside its own last step a build is not yet what Jenkins calls successful (hudson.model.Run: the
+    permalinks move in onCompleted), so a hook must wait for the end. Raises UpstreamError.
+    """
+    path = f"{_path(job)}/{build}"
+    until = time.monotonic() + wait
+    while True:
+        try:
+            detail = api.parse_build(client.json(path, api.STATE_TREE))
+        except JenkinsError as error:
+            raise UpstreamError(f"cannot look at {job} #{build}: {error}") from error
+        if not detail.building and detail.result:
+            return detail.result
+        if time.monotonic() >= until:
+            return ""
+        sleep(min(PAUSE, max(0.0, until - time.monotonic())))
+
+
+def split_job(job: str) -> tuple[str, str]:
+    """Jenkins' JOB_NAME as (job, configuration or "")."""
+    name, _, last = job.rpartition("/")
+    return (name, last) if "=" in last else (job, "")
+
+
+class Pipeline(NamedTuple):
+    """A job without configurations, with its good builds, newest first."""
+
+    name: str
+    os: str
+    builds: tuple[api.Build, ...]
+
+
+class _Poll:
+    """One poll: what was offered, and what became of it."""
+
+    def __init__(self, client: Client, settings: Jenkins, layout: Layout) -> None:
+        self._client, self._settings, self._layout = client, settings, layout
+        self._wishes = {wish.product: wish for wish in load_all(layout.state / "wishes", Wish)}
+        self._held: dict[str, str] = {}
+        self._troubled: dict[str, str] = {}
+        self._waiting: list[str] = []
+        self._notes: list[str] = []
+        self._products: set[Product] = set()
+        self._moved = list[Product]()
+
+    def run(self, job: str) -> "_Poll":
+        """Ask, choose, and write the wishes; raises JenkinsError."""
+        settings = self._settings
+        older = settings.gate is not None
+        if job:
+            name, _ = split_job(job)
+            self._refuse_foreign(name)
+            answer = self._client.json(
+                api.job_path(name), api.job_tree(older=older, unstable=settings.unstable)
+            )
+            jobs: Iterable[tuple[str, api.Job]] = [(name, api.parse_job(answer))]
+        else:
+            answer = self._client.json(self._top(), api.jobs_tree(older=older, unstable=settings.unstable))
+            jobs = self._named(api.parse_jobs(answer))
+        gate = self._gate()
+        offers, pipelines = self._sort(jobs)
+        wanted = [(offer, build) for offer in offers if (build := self._choose(offer, gate))]
+        with ThreadPoolExecutor(settings.downloads) as pool:
+            list(pool.map(lambda one: self._wish(*one), wanted))
+            list(pool.map(lambda one: self._pipeline(one, gate), pipelines))
+        return self
+
+    def offers(self) -> Offers:
+        """What is to be remembered of a poll of everything."""
+        return Offers(
+            held=self._held,
+            troubled=self._troubled,
+            waiting=tuple(sorted(self._waiting)),
+            notes=tuple(self._notes),
+        )
+
+    def after(self, before: Offers) -> Offers:
+        """What is to be remembered of a poll of one job: its products' part is new, the rest stays."""
+        mine = {product.name for product in self._products}
+        return Offers(
+            failed=before.failed,
+            held={name: why for name, why in before.held.items() if name not in mine} | self._held,
+            troubled={name: why for name, why in before.troubled.items() if name not in mine}
+            | self._troubled,
+            waiting=tuple(sorted({*before.waiting} - mine | {*self._waiting})),
+            notes=before.notes,
+        )
+
+    def line(self) -> str:
+        """The poll in one line."""
+        parts = [f"{len(self._products)} products", f"{len(self._moved)} with a new build"]
+        parts += [
+            f"{len(some)} {what}"
+            for some, what in ((self._held, "held"), (self._waiting, "never built"))
+            if some
+        ]
+        return ", ".join(parts)
+
+    def _top(self) -> str:
+        views = "/".join(f"view/{api.quoted(view)}" for view in self._settings.view.split("/") if view)
+        return "/".join(part for part in (api.job_path(self._settings.folder), views) if part)
+
+    def _named(self, jobs: Iterable[tuple[str, api.Job]]) -> Iterable[tuple[str, api.Job]]:
+        """Each job with its full name: from its URL, for a view may show jobs of other folders."""
+        folder = self._settings.folder.strip("/")
+        for path, job in jobs:
+            names = api.job_name(job.url or "")
+            yield ("/".join(names) if names else f"{folder}/{path}".strip("/")), job
+
+    def _refuse_foreign(self, name: str) -> None:
+        folder = self._settings.folder.strip("/")
+        inside = not folder or name.startswith(f"{folder}/")
+        if not inside or os_of(name, self._settings.jobs) is None:
+            patterns = ", ".join(f"{folder}/{jobs}" if folder else jobs for jobs in self._settings.jobs)
+            raise SettingsError(
+                [
+                    f"--job={name}: this site publishes the jobs {patterns}; see jenkins.jobs and jenkins.folder"
+                ]
+            )
+
+    def _gate(self) -> Verdicts | None:
+        gate = self._settings.gate
+        if gate is None:
+            return None
+        return verdicts(api.parse_tests(self._client.json(api.job_path(gate.job), api.TESTS_TREE)), gate)
+
+    def _sort(self, jobs: Iterable[tuple[str, api.Job]]) -> tuple[list[Offer], list[Pipeline]]:
+        """Jobs as offers of products, and those whose products only their artifacts tell."""
+        offers: list[Offer] = []
+        pipelines: list[Pipeline] = []
+        unstable, gate = self._settings.unstable, self._settings.gate
+        for name, job in jobs:
+            os = os_of(name, self._settings.jobs)
+            if os is None or job.jobs is not None or (gate and name == gate.job):
+                continue
+            if job.active_configurations is None:
+                if self._settings.path:
+                    pipelines.append(Pipeline(name, os, job.finished(unstable=unstable)))
+                else:
+                    self._notes.append(f"{name}: no matrix job; jenkins.path would say how its artifacts lie")
+                continue
+            for configuration in job.active_configurations:
+                try:
+                    product = product_of(os, configuration.name, self._settings.axes)
+                except ValueError as error:
+                    self._notes.append(f"{name}: {error}; left out")
+                    continue
+                builds = configuration.finished(unstable=unstable)
+                offers.append(
+                    Offer(product=product, job=name, configuration=configuration.name, builds=builds)
+                )
+        merged, contested = merge(offers)
+        self._notes += contested
+        return merged, pipelines
+
+    def _choose(self, offer: Offer, gate: Verdicts | None) -> api.Build | None:
+        self._products.add(offer.product)
+        wish = self._wishes.get(offer.product)
+        choice = choose(offer, wish, gate)
+        if choice.held:
+            self._held[offer.product.name] = choice.held
+        elif not offer.builds and wish is None:
+            self._waiting.append(offer.product.name)
+        return choice.build
+
+    def _wish(self, offer: Offer, build: api.Build) -> None:
+        """Ask for one build's artifacts and wish for it."""
+        name = offer.product.name
+        try:
+            detail = self._detail(f"{_path(f'{offer.job}/{offer.configuration}')}/{build.number}")
+        except JenkinsError as error:
+            self._troubled[name] = f"{offer.job}/{offer.configuration} #{build.number}: {error}"
+            return
+        self._save(offer.product, offer.job, offer.configuration, build, detail, _paths(detail))
+
+    def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> None:
+        """A job without configurations: one build holds the images of several products."""
+        job, os = pipeline.name, pipeline.os
+        mine = {
+            product: wish
+            for product, wish in self._wishes.items()
+            if wish.job == job and not wish.configuration
+        }
+        self._products |= mine.keys()
+        furthest = max(mine.values(), key=lambda wish: wish.number, default=None)
+        offer = Offer(product=_ANY, job=job, configuration="", builds=pipeline.builds)
+        choice = choose(offer, furthest, gate)
+        if choice.held:
+            self._held[job] = choice.held
+        if choice.build is None:
+            return
+        try:
+            detail = self._detail(f"{_path(job)}/{choice.build.number}")
+            found = products_in(os, self._settings.path, _paths(detail))
+        except (JenkinsError, ValueError) as error:
+            self._troubled[job] = f"{job} #{choice.build.number}: {error}"
+            return
+        if not found:
+            self._troubled[job] = f"{job} #{choice.build.number}: no artifact lies as jenkins.path says"
+        for product, paths in found.items():
+            self._products.add(product)
+            self._save(product, job, "", choice.build, detail, paths)
+
+    def _detail(self, path: str) -> api.BuildDetail:
+        """A build that is over and has artifacts; raises JenkinsError."""
+        detail = api.parse_build(self._client.json(path, api.BUILD_TREE))
+        if detail.building:
+            raise JenkinsError("is running again")
+        if not detail.artifacts:
+            raise JenkinsError("has no artifacts (any more)")
+        return detail
+
+    def _save(  # noqa: PLR0913 - the fields of a wish
+        self,
+        product: Product,
+        job: str,
+        configuration: str,
+        build: api.Build,
+        detail: api.BuildDetail,
+        paths: tuple[str, ...],
+    ) -> None:
+        wish = Wish(
+            product=product,
+            job=job,
+            configuration=configuration,
+            number=build.number,
+            timestamp=build.timestamp,
+            artifacts=paths,
+            md5=tuple(sorted({record.hash for record in detail.fingerprint or ()})),
+        )
+        if save(self._layout.wish(product), wish):
+            self._moved.append(product)
+
+
+_ANY = Product("any", "any", "any", "any")  # stands for the products of a job that only its artifacts tell
+
+
+def _path(job: str) -> str:
+    """The URL path of a job, or of a job and its configuration."""
+    name, configuration = split_job(job)
+    return api.job_path(name) + (f"/{api.quoted(configuration)}" if configuration else "")
+
+
+def _paths(detail: api.BuildDetail) -> tuple[str, ...]:
+    return tuple(sorted(artifact.relative_path for artifact in detail.artifacts or ()))

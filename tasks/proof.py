@@ -1,0 +1,217 @@
+"""The clients' own rules, replayed on the new indexes (pure: bytes and sizes in, faults out).
+
+What Incus and LXD do with index.json and the products file is in lxc/incus:shared/simplestreams
+(index.go, products.go, simplestreams.go, sort.go) and its LXD twin; what LXC does with its index in
+lxc/lxc:templates/lxc-download.in. Where a client would silently drop or later refuse an image, that
+is a fault here.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from tasks.image import META, ROOT_TAR, canonical_arch
+
+SizeOf = Callable[[str], int | None]  # path below public -> bytes, None when it is not there
+METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
+# ftype of a root -> (type of image, keys of its combined hash, the first one present counts)
+ROOTS = {
+    "root.tar.xz": ("container", ("combined_rootxz_sha256", "combined_sha256")),
+    "squashfs": ("container", ("combined_squashfs_sha256",)),
+    "disk-kvm.img": ("virtual-machine", ("combined_disk-kvm-img_sha256",)),
+    "uefi1.img": ("virtual-machine", ("combined_uefi1-img_sha256",)),
+    "disk1.img": ("virtual-machine", ("combined_disk1-img_sha256",)),
+}
+PRODUCT_TEXTS = (
+    "aliases",
+    "arch",
+    "os",
+    "release",
+    "release_title",
+    "variant",
+    "version",
+    "support_eol",
+)
+REQUIREMENTS = ("requirements", "lxd_requirements")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_OBJECT: Mapping[str, object] = {}
+
+
+class Fault(NamedTuple):
+    """What a client would stumble over; ``product`` is its key, "" when no single one is to blame."""
+
+    product: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.product}: {self.what}" if self.product else self.what
+
+
+class Listed(NamedTuple):
+    """One image as a client lists it."""
+
+    product: str
+    serial: str
+    type: str
+    arch: str
+    fingerprint: str
+
+
+def prove_streams(read: Callable[[str], bytes | None], size_of: SizeOf, client: str) -> Iterator[Fault]:
+    """Walk the streams from ``streams/v1/index.json`` on as one client does."""
+    names: dict[tuple[str, str, str], str] = {}
+    owners: dict[str, Listed] = {}
+    for path in _entries(read("streams/v1/index.json")):
+        if isinstance(path, Fault):
+            yield path
+            continue
+        products = _document(read(path), path)
+        if isinstance(products, Fault):
+            yield products
+            continue
+        for key, product in _objects(products, "products"):
+            yield from (Fault(key, what) for what in _product_faults(product))
+            for found in _version_faults_and_images(key, product, size_of, client):
+                if isinstance(found, Fault):
+                    yield found
+                    continue
+                if twin := owners.get(found.fingerprint):
+                    yield Fault(
+                        key,
+                        f"{found.serial} repeats the fingerprint of {twin.product} {twin.serial}",
+                    )
+                owners[found.fingerprint] = found
+                yield from _clashes(found, product, names)
+
+
+def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
+    """Read one LXC index as the template does: exact fields, first match, both files there."""
+    seen = set()
+    text = index.decode("ascii", "replace")
+    if text and not text.endswith("\n"):
+        yield Fault("", f"{name} does not end with a line feed")
+    for line in text.splitlines():
+        fields = line.split(";")
+        if len(fields) != 6 or not all(fields):  # noqa: PLR2004 - the format
+            yield Fault("", f"{name}: the line {line[:100]!r} has not six fields")
+            continue
+        key = ":".join(fields[:4])
+        if key in seen:
+            yield Fault(key, f"{name} lists it twice; templates take the first")
+        seen.add(key)
+        url = fields[5]
+        if not (url.startswith("/") and url.endswith("/")):
+            yield Fault(key, f"{name}: the path {url!r} must begin and end with a slash")
+        yield from (
+            Fault(key, f"{name} names {url}, where {file} is missing")
+            for file in (ROOT_TAR, META)
+            if size_of(url.strip("/") + f"/{file}") is None
+        )
+
+
+def _entries(index: bytes | None) -> Iterator[str | Fault]:
+    """The products files that a client opens: image-downloads with a list of products."""
+    document = _document(index, "streams/v1/index.json")
+    if isinstance(document, Fault):
+        yield document
+        return
+    for name, entry in _objects(document, "index"):
+        products, path = entry.get("products"), entry.get("path")
+        if entry.get("datatype") != "image-downloads" or not isinstance(path, str):
+            yield Fault("", f"index.json: no client reads the entry {name!r}")
+        elif not isinstance(products, list) or not all(isinstance(one, str) for one in products):
+            yield Fault("", f"index.json: the products of {name!r} are no list of strings")
+        elif products:
+            yield path
+
+
+def _product_faults(product: Mapping[str, object]) -> Iterator[str]:
+    for field in PRODUCT_TEXTS:
+        if field in product and not isinstance(product[field], str):
+            yield f"{field} is no string, which makes the whole list unreadable"
+    for field in REQUIREMENTS:
+        value = product.get(field, _OBJECT)
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            yield f"{field} must map strings to strings, else the whole list is unreadable"
+    if canonical_arch(str(product.get("arch"))) is None:
+        yield f"no client knows the architecture {product.get('arch')!r}"
+    aliases = product.get("aliases")
+    if isinstance(aliases, str) and any(name != name.strip() or not name for name in aliases.split(",")):
+        yield f"aliases {aliases!r} hold a blank or an empty name, which clients keep"
+
+
+def _version_faults_and_images(
+    key: str, product: Mapping[str, object], size_of: SizeOf, client: str
+) -> Iterator[Fault | Listed]:
+    arch = canonical_arch(str(product.get("arch"))) or ""
+    for serial, version in _objects(product, "versions"):
+        try:
+            datetime.strptime(serial[:8], "%Y%m%d")  # noqa: DTZ007 - a date only, as the clients parse it
+        except ValueError:
+            yield Fault(key, f"the version {serial!r} does not begin with a date: no client lists it")
+            continue
+        items = dict(_objects(version, "items"))
+        for name, item in items.items():
+            yield from (Fault(key, f"{serial} {name}: {what}") for what in _item_faults(item, size_of))
+        metadata = next((item for item in items.values() if item.get("ftype") == METADATA[client]), None)
+        if metadata is None:
+            continue
+        for name, item in items.items():
+            if (ftype := str(item.get("ftype"))) not in ROOTS:
+                continue
+            type_, keys = ROOTS[ftype]
+            mark = next((metadata[one] for one in keys if one in metadata), None)
+            if not isinstance(mark, str) or not _HEX.fullmatch(mark):
+                yield Fault(
+                    key,
+                    f"{serial} {name}: {METADATA[client]} has no {keys[0]}: {client} does not list it",
+                )
+                continue
+            yield Listed(key, serial, type_, arch, mark)
+
+
+def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
+    path, size, digest = item.get("path"), item.get("size"), item.get("sha256")
+    if not isinstance(item.get("ftype"), str):
+        yield "has no ftype"
+    if not isinstance(size, int) or isinstance(size, bool):
+        yield "size is no integer, which makes the whole list unreadable"
+    if not isinstance(digest, str) or not _HEX.fullmatch(digest):
+        yield "has no sha256"
+    if not isinstance(path, str) or path.startswith("/") or ".." in PurePosixPath(path).parts:
+        yield f"path {path!r} is not a plain relative one"
+    elif (there := size_of(path)) is None:
+        yield f"{path} does not exist"
+    elif there != size:
+        yield f"{path} has {there} bytes, not {size}"
+
+
+def _clashes(
+    image: Listed, product: Mapping[str, object], names: dict[tuple[str, str, str], str]
+) -> Iterator[Fault]:
+    """Two products must not claim one alias for one type and architecture: one would be shadowed."""
+    for alias in str(product.get("aliases", "")).split(","):
+        owner = names.setdefault((image.type, image.arch, alias), image.product)
+        if owner != image.product:
+            names[image.type, image.arch, alias] = image.product  # said once, not for every version
+            yield Fault(image.product, f"the alias {alias!r} belongs to {owner} already")
+
+
+def _document(data: bytes | None, path: str) -> Mapping[str, object] | Fault:
+    if data is None:
+        return Fault("", f"{path} does not exist")
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        return Fault("", f"{path} is no JSON: {error}")
+    return document if isinstance(document, dict) else Fault("", f"{path} holds no object")
+
+
+def _objects(of: Mapping[str, object], field: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """The objects in an object; what is of another type makes the file unreadable and is seen as {}."""
+    value = of.get(field)
+    for name, one in value.items() if isinstance(value, dict) else ():
+        yield name, one if isinstance(one, dict) else _OBJECT

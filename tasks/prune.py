@@ -1,0 +1,45 @@
+"""Remove what nobody needs any more: lapsed images and old snapshots (acts).
+
+An image goes when no index that was exposed within ``grace`` names it; the snapshot that follows
+drops it from what the world sees. Time is passed in.
+"""
+
+from datetime import datetime
+
+from tasks import files
+from tasks.catalogue import Catalogue
+from tasks.layout import Layout
+from tasks.settings import Settings
+from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, taken
+
+
+def due(layout: Layout, settings: Settings, now: datetime) -> tuple[list[str], list[str]]:
+    """The image paths and the snapshots whose time has come; reads only."""
+    lapsing = load(layout.lapsing, dict[str, int]) or {}
+    listed = {str(image.path) for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
+    before = now.timestamp() - settings.site.grace.seconds
+    images = sorted(path for path, since in lapsing.items() if since <= before and path not in listed)
+    keep = settings.snapshot
+    old = snapshots(layout)[: -keep.keep]
+    until = now.timestamp() - keep.keep_for.seconds
+    gone = [name for name in old if taken(name).timestamp() <= until and name != latest_name(layout)]
+    return images, gone
+
+
+def prune(layout: Layout, settings: Settings, now: datetime) -> str:
+    """Remove what is due; each image leaves the ledger before its files leave the tree."""
+    images, old = due(layout, settings, now)
+    doomed = set(images)
+    for ledger in load_all(layout.state / "ledger", Ledger) if doomed else ():
+        stay = tuple(image for image in ledger.images if str(image.path) not in doomed)
+        for image in ledger.images:
+            if image not in stay and layout.image(image).exists():
+                files.remove(layout.image(image), layout.staging)
+                files.remove_empty(layout.image(image).parent, layout.public)
+        if stay != ledger.images:
+            save(layout.ledger(ledger.product), Ledger(ledger.product, stay))
+    for name in old:
+        files.remove(layout.snapshots / name, layout.staging)
+    lapsing = load(layout.lapsing, dict[str, int]) or {}
+    save(layout.lapsing, {path: since for path, since in lapsing.items() if path not in doomed})
+    return f"{len(images)} images and {len(old)} snapshots removed"

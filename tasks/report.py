@@ -1,0 +1,65 @@
+"""What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
+
+from collections.abc import Iterable
+
+from tasks.catalogue import Catalogue
+from tasks.layout import Layout
+from tasks.settings import Settings
+from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
+
+SHOWN = 20  # lines of one sort before the rest is only counted
+
+
+def faults(layout: Layout, settings: Settings) -> list[str]:
+    """Everything that makes ``publish`` end with 1, a line each."""
+    offers = load(layout.offers, Offers) or Offers()
+    found = [f"Jenkins: {offers.failed}"] if offers.failed else []
+    found += [f"{name}: {why}" for name, why in sorted(offers.troubled.items())]
+    for failure in load_all(layout.state / "failures", Failure):
+        verdict = "rejected" if failure.rejected else "failed"
+        found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
+    for mirror in settings.mirror:
+        known = load(layout.mirrored(mirror.name), Mirrored)
+        if known and known.failed:
+            found.append(f"mirror {mirror.name}: {known.failed}")
+    return found
+
+
+def fate(layout: Layout, job: str, build: int, result: str) -> list[str]:
+    """What became of the hook's build: published, or why not."""
+    job = job if "=" not in job else job.rpartition("/")[0]
+    published = [
+        f"{image.product.name} {image.serial}"
+        for ledger in load_all(layout.state / "ledger", Ledger)
+        for image in ledger.images
+        if (image.source.job, image.source.number) == (job, build)
+    ]
+    if published:
+        return [f"{job} #{build}: published as {', '.join(published)}"]
+    if result not in ("SUCCESS", "UNSTABLE"):
+        return [f"{job} #{build}: not published, for it ended {result}"]
+    return [f"{job} #{build}: not published; see what is held or failed below"]
+
+
+def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[str]:
+    """The last lines of ``publish``."""
+    offers = load(layout.offers, Offers) or Offers()
+    images = (load(layout.catalogue, Catalogue) or Catalogue(())).images
+    products = {image.product for image in images}
+    name = latest_name(layout)
+    lines = _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
+    lines += _some("note", offers.notes)
+    lines += _some("failed", faults(layout, settings))
+    if nothing_done:
+        lines.append("nothing changed")
+    if name:
+        lines.append(f"exposed: {len(products)} products, {len(images)} images, in {layout.latest} -> {name}")
+    else:
+        lines.append("exposed: nothing yet")
+    return lines
+
+
+def _some(label: str, lines: Iterable[str]) -> list[str]:
+    every = [f"{label}: {line}" for line in lines]
+    more = [f"{label}: and {len(every) - SHOWN} more"] if len(every) > SHOWN else []
+    return every[:SHOWN] + more

@@ -1,0 +1,427 @@
+"""The glue to doit: one run's settings, lock, signals, reporter and exit codes.
+
+Only dodo.py, commands.py and this module know doit. The lock is the kernel's (flock): it goes with
+the process, and rsync inherits it, so that an orphan keeps the next run waiting.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+import msgspec
+from doit.exceptions import (
+    BaseFail,
+    InvalidCommand,
+    InvalidDodoFile,
+    TaskError,
+    TaskFailed,
+    UnmetDependency,
+)
+
+from tasks import demo, files, indexes, report, settings
+from tasks.errors import PublishError, SettingsError
+from tasks.image import SUMS
+from tasks.layout import Layout
+from tasks.mirror import push
+from tasks.plan import Wish
+from tasks.settings import Mirror
+from tasks.state import Failure, Ledger, Offers, encode, load, load_all, save
+
+if TYPE_CHECKING:
+    from jenkins.client import Client
+    from tasks.fetch import Fetcher, Staged
+    from tasks.sign import Signer
+
+Step = Callable[..., str | None]
+FREE = ("poll", "publish")  # tasks that take the lock themselves, or need none
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line of ``publish`` may say."""
+
+    job: str = ""
+    build: int = 0
+    wait: int = 0
+    allow_shrink: bool = False
+
+
+OPTIONS = [
+    {"name": "job", "long": "job", "default": "", "help": "poll this Jenkins job alone (JOB_NAME)"},
+    {
+        "name": "build",
+        "long": "build",
+        "type": int,
+        "default": 0,
+        "help": "wait for this build of it to end",
+    },
+    {
+        "name": "wait",
+        "long": "wait",
+        "type": int,
+        "default": 600,
+        "help": "seconds to wait for that build",
+    },
+    {
+        "name": "allow_shrink",
+        "long": "allow-shrink",
+        "type": bool,
+        "default": False,
+        "help": "let products vanish",
+    },
+]
+
+
+class Polls(msgspec.Struct, frozen=True):
+    """Counters, not clocks: polls of everything that were begun, and the last one that succeeded."""
+
+    begun: int = 0
+    done: int = 0
+
+
+class Run:
+    """One process: what it was told, and what it opened so far."""
+
+    def __init__(self, clone: Path) -> None:
+        self.clone = clone
+        self.options = Options()
+        self.result = ""  # of the hook's build
+        self.pending: list[Wish] = []
+        self.selected: tuple[str, ...] = ()
+        self._lock: int | None = None
+        self._signer: Signer | None = None
+        self._client: Client | None = None
+        self._fetcher: Fetcher | None = None
+        try:
+            self.settings, self.is_demo = _settings(clone)
+        except SettingsError as error:
+            raise InvalidDodoFile(str(error)) from None
+        self.layout = Layout(self.settings.site.root)
+
+    @property
+    def now(self) -> datetime:
+        """The clock; everything below is told the time."""
+        return datetime.now(UTC)
+
+    def lock(self) -> int:
+        """Take the site's lock, waiting for another run to end; the descriptor to hand to children."""
+        if self._lock is None:
+            handle = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another run at {self.layout.root} to end", flush=True)  # noqa: T201
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            self._lock = handle
+        return self._lock
+
+    def client(self) -> "Client":
+        """The transport to Jenkins; the demo's own Jenkins is started at its first use."""
+        from jenkins.client import Client  # noqa: PLC0415 - requests costs 110 ms to import
+
+        jenkins = self.settings.jenkins
+        if self._client is None:
+            if jenkins is None:
+                raise SettingsError(["there is no [jenkins] in the configuration, so nothing to poll"])
+            url = demo.serve(self.clone) if self.is_demo else jenkins.url
+            ca = str(jenkins.ca or "")
+            self._client = Client(url, jenkins.user, jenkins.token(), ca, jenkins.downloads)
+        return self._client
+
+    def signer(self) -> "Signer":
+        """The signing back end, opened once."""
+        from tasks.sign import signer  # noqa: PLC0415 - not needed when nothing is new
+
+        if self._signer is None:
+            self._signer = signer(self.settings.signing)
+        return self._signer
+
+    def take(self, wish: Wish) -> "Staged":
+        """A wish's files, from the threads that download ahead; they start with the first call."""
+        from tasks.fetch import Fetcher  # noqa: PLC0415 - not needed when nothing is new
+
+        if self._fetcher is None:
+            jenkins, client = self.settings.jenkins, self.client()
+            assert jenkins is not None  # noqa: S101 - client() has refused that
+            self._fetcher = Fetcher(client, self.layout.staging, threads=jenkins.downloads, log=jenkins.log)
+            self._fetcher.start(one for one in self.pending if self._ahead(one))
+        return self._fetcher.take(wish)
+
+    def _ahead(self, wish: Wish) -> bool:
+        """Whether this run will come to a wish, and finds neither its image nor its rejection."""
+        from tasks.make import adopt  # noqa: PLC0415 - as above
+
+        if all(name.startswith("image:") for name in self.selected) and not self.asked(wish):
+            return False
+        return adopt(wish.product, self.layout).of_build(wish.job, wish.configuration, wish.number) is None
+
+    def asked(self, wish: Wish) -> bool:
+        """Whether the command line names this very product."""
+        return f"image:{wish.product.name}" in self.selected
+
+    def refuse_unknown(self, known: Iterable[str]) -> None:
+        """Doit does nothing and exits 0 for an unknown sub-task; raises InvalidCommand: exit 3."""
+        names = {f"image:{name}" for name in known}
+        for asked in self.selected:
+            if asked.startswith("image:") and asked not in names and "*" not in asked:
+                near = get_close_matches(asked, names, n=3, cutoff=0.5)
+                hint = f"; near are {', '.join(near)}" if near else ""
+                raise InvalidCommand(f"{asked}: there is no such product{hint}")
+
+    def poll(self) -> str:
+        """The poll step: wait for the hook's build, then for the lock, then ask unless just done."""
+        from tasks.poll import await_build, poll  # noqa: PLC0415 - as above
+
+        options, jenkins = self.options, self.settings.jenkins
+        if jenkins is None:
+            self.lock()
+            return "no [jenkins] in the configuration"
+        if options.build:
+            inside_own_build(options.job, options.build, os.environ)
+            self.result = await_build(self.client(), options.job, options.build, options.wait)
+        counters = self.layout.state / "polls.json"
+        seen = (load(counters, Polls) or Polls()).begun
+        self.lock()
+        files.clear(self.layout.staging)
+        known = load(counters, Polls) or Polls()
+        if not options.job and known.done > seen:
+            return "another run polled after this one began"
+        if options.job:
+            return poll(self.client(), jenkins, self.layout, options.job)
+        save(counters, Polls(known.begun + 1, known.done))
+        line = poll(self.client(), jenkins, self.layout)
+        if not (load(self.layout.offers, Offers) or Offers()).failed:
+            save(counters, Polls(known.begun + 1, known.begun + 1))
+        return line
+
+    def told(self, **options: str | int | bool) -> None:
+        """Take the command line of publish; raises InvalidDodoFile: exit 3."""
+        self.options = msgspec.convert(options, Options)
+        if self.options.build and not self.options.job:
+            raise InvalidDodoFile("--build=N needs --job=NAME: which job's build?")
+        if min(self.options.build, self.options.wait) < 0:
+            raise InvalidDodoFile("--build and --wait take numbers from 0 on")
+
+    def wishes(self) -> Iterator[tuple[Wish, Path | None]]:
+        """Every wish, with the mark of its image where that is complete in the tree."""
+        wishes = list(load_all(self.layout.state / "wishes", Wish))
+        self.refuse_unknown(wish.product.name for wish in wishes)
+        ledgers = {ledger.product: ledger for ledger in load_all(self.layout.state / "ledger", Ledger)}
+        for wish in wishes:
+            ledger = ledgers.get(wish.product)
+            image = ledger.of_build(wish.job, wish.configuration, wish.number) if ledger else None
+            if image is None:
+                self.pending.append(wish)
+            yield wish, self.layout.image(image) / SUMS if image else None
+
+    def settled(self, wish: Wish, done: Path | None) -> bool | None:
+        """Doit's word on a wish without an image: content that was rejected is not fetched again."""
+        if done or self.asked(wish):
+            return None if done else False
+        failure = load(self.layout.failure(wish.product), Failure)
+        return bool(failure and failure.rejected and failure.build == wish.build)
+
+    def make(self, wish: Wish) -> str:
+        """Bring one product to its wished build."""
+        from tasks.make import make  # noqa: PLC0415 - not needed when nothing is new
+
+        return make(wish, self.layout, self.take, self.signer, self.now)
+
+    def collect(self) -> str:
+        """Gather what is to be listed."""
+        return indexes.collect(self.layout, self.settings, allow_shrink=self.options.allow_shrink)
+
+    def ledgers(self) -> str:
+        """A mark of all ledgers that changes whenever one of them does."""
+        return files.stamp(self.layout.state / "ledger")
+
+    def indexes(self) -> list[Path]:
+        """Every file that names images."""
+        return indexes.stream_files(self.layout) + indexes.lxc_files(self.layout, self.settings.lxc)
+
+    def timed(self, verb: Callable[..., str], *arguments: object) -> str:
+        """Run a verb that needs the time."""
+        return verb(self.layout, *arguments, now=self.now)
+
+    def push(self, mirror: Mirror) -> str:
+        """Push to a mirror; rsync inherits the lock."""
+        return push(mirror, self.layout, keep=[self.lock()])
+
+    def is_flawless(self) -> bool:
+        """Whether publish has nothing to complain of."""
+        return not report.faults(self.layout, self.settings) and not self.hook_fault()
+
+    def hook_fault(self) -> str:
+        """Why the hook's build could not be awaited."""
+        if self.options.build and not self.result:
+            return (
+                f"{self.options.job} #{self.options.build} still runs after {self.options.wait} s;"
+                " the next publish takes it"
+            )
+        return ""
+
+    def verdict(self) -> str | TaskFailed | None:
+        """The last step: exit 1 when images or mirrors failed; the summary names them."""
+        found = report.faults(self.layout, self.settings) + [self.hook_fault()] * bool(self.hook_fault())
+        return TaskFailed(f"{len(found)} faults, named below") if found else None
+
+    def last_words(self, *, nothing_done: bool) -> list[str]:
+        """The summary."""
+        lines = [f"failed: {fault}"] if (fault := self.hook_fault()) else []
+        if self.options.build and self.result:
+            lines += report.fate(self.layout, self.options.job, self.options.build, self.result)
+        lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
+        return lines + (demo.farewell(self.clone, self.layout) if self.is_demo else [])
+
+
+def inside_own_build(job: str, build: int, environment: Mapping[str, str]) -> None:
+    """A step of a build that waits for that build waits for ever; raises SettingsError at once."""
+    if environment.get("JOB_NAME") == job and environment.get("BUILD_NUMBER") == str(build):
+        raise SettingsError(
+            [
+                f"{job} #{build} is the build that runs this command, and cannot end before it:"
+                " start the hook in the background as jenkins/post-step.sh does, or from a job of its own (jenkins/Jenkinsfile)"
+            ]
+        )
+
+
+def _settings(clone: Path) -> tuple[settings.Settings, bool]:
+    """The configuration, and whether it is the demo's."""
+    if named := os.environ.get("PUBLISH_CONFIG"):
+        return settings.read(Path(named), clone), False
+    path = clone / settings.CONFIG
+    if path.exists():
+        return settings.read(path, clone), False
+    return demo.settings(clone), True
+
+
+def step(verb: Step, *arguments: object, **options: object) -> list[object]:
+    """A doit action of a verb whose expected errors become one line instead of a traceback."""
+
+    def action() -> str | TaskError | None:
+        try:
+            return verb(*arguments, **options)
+        except SettingsError as error:
+            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(3) from None
+        except PublishError as error:
+            return TaskError(str(error))
+
+    return [(action, [], {})]
+
+
+def same(value: Callable[[], object]) -> Callable[..., bool]:
+    """A doit up-to-date check: the value is what it was when the task last ended well.
+
+    Asked when the task's turn comes, not when the graph is made: earlier tasks change it.
+    """
+
+    def check(task: Any, values: Mapping[str, str]) -> bool:  # noqa: ANN401 - doit has no types
+        mark = files.digest(encode(value()))
+        key = f"same {len(task.value_savers)}"
+        task.value_savers.append(lambda: {key: mark})
+        return values.get(key) == mark
+
+    return check
+
+
+def doit_config(run: Run) -> dict[str, object]:
+    """Doit's configuration."""
+    return {
+        "default_tasks": ["publish"],
+        "backend": "journal",
+        "dep_file": str(run.layout.state / "doit.db"),
+        "check_file_uptodate": "timestamp",
+        "continue": True,
+        "verbosity": 2,
+        "action_string_formatting": "new",
+        "reporter": type("Report", (Reporter,), {"run": run}),
+    }
+
+
+class Reporter:
+    """One line per task that did something, and a summary; doit's interface (doit/reporter.py)."""
+
+    desc = "one line per step"
+    run: Run
+
+    def __init__(self, outstream: TextIO, options: Mapping[str, Any]) -> None:
+        del options
+        self._out = outstream
+        self._done = 0
+        self._failed: list[str] = []
+
+    def write(self, text: str) -> None:
+        """Print; someone may be waiting for the line."""
+        self._out.write(text)
+        self._out.flush()
+
+    def initialize(self, tasks: object, selected_tasks: Iterable[str]) -> None:
+        """Called by ``doit run`` alone, before anything else."""
+        del tasks
+        os.umask(0o022)
+        self.run.selected = tuple(selected_tasks)
+        with files.disk("make"):
+            self.run.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _stop)
+
+    def get_status(self, task: object) -> None:
+        """Not shown."""
+
+    def execute_task(self, task: Any) -> None:  # noqa: ANN401 - doit has no types
+        """A step that writes must hold the lock."""
+        if task.actions and task.name not in FREE and not (task.meta or {}).get("lockless"):
+            self.run.lock()
+
+    def add_success(self, task: Any) -> None:  # noqa: ANN401
+        """Show what a step says it did."""
+        self._done += bool(task.actions) and task.name != "poll"
+        if isinstance(task.result, str) and task.result:
+            self.write(f"{task.name:<11} {task.result}\n")
+
+    def add_failure(self, task: Any, fail: BaseFail) -> None:  # noqa: ANN401
+        """Show why a step failed; what was skipped because of it is only named."""
+        self._done += 1
+        if isinstance(fail, UnmetDependency):
+            self.write(f"{task.name:<11} not done\n")
+        elif isinstance(fail, TaskFailed | TaskError) and not fail.traceback:
+            self.write(f"{task.name:<11} ERROR: {fail.message}\n")
+        else:
+            self.write(f"{task.name:<11} ERROR: a bug, please report it\n{fail.get_msg()}\n")
+
+    def complete_run(self) -> None:
+        """The summary, for whoever reads only the end."""
+        if "publish" in self.run.selected:
+            lines = self.run.last_words(nothing_done=not self._done)
+            self.write("".join(f"{line}\n" for line in lines))
+
+    def skip_uptodate(self, task: object) -> None:
+        """Not shown."""
+
+    def skip_ignore(self, task: Any) -> None:  # noqa: ANN401
+        """Ignored by the operator's own ``doit ignore``."""
+        self.write(f"{task.name:<11} ignored\n")
+
+    def cleanup_error(self, exception: BaseFail) -> None:
+        """An error in a teardown."""
+        sys.stderr.write(exception.get_msg())
+
+    def runtime_error(self, msg: str) -> None:
+        """An error of the graph itself."""
+        sys.stderr.write(f"{msg}\n")
+
+    def teardown_task(self, task: object) -> None:
+        """Not shown."""
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """End now, keeping finished work: 130 or 143, without a traceback."""
+    del frame
+    raise SystemExit(128 + number)

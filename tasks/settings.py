@@ -1,0 +1,296 @@
+"""publish.toml read once into frozen records, every fault told in one line each.
+
+The classes below are the reference of the configuration: a field without a default is required.
+Paths are relative to the file. Secrets are never values here: they come from a file or from the
+environment, and are read when they are needed.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from tasks.errors import SettingsError
+
+CONFIG = "publish.toml"
+Record = TypeVar("Record", bound=msgspec.Struct)
+NonEmpty = Annotated[str, Meta(min_length=1)]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A length of time, written ``90s``, ``15m``, ``48h`` or ``3d``."""
+
+    seconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Span":
+        """Read ``48h``; raises ValueError."""
+        if not (found := re.fullmatch(r"(\d{1,6})([smhd])", text)):
+            raise ValueError(f"{text!r} is no length of time; write it like 90s, 15m, 48h or 3d")
+        return cls(int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]])
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A part of a whole, written ``10%``."""
+
+    percent: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Read ``10%``; raises ValueError."""
+        if not (found := re.fullmatch(r"(\d{1,2}|100)%", text)):
+            raise ValueError(f"{text!r} is no percentage; write it like 10%")
+        return cls(int(found[1]))
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """``[site]``: the working tree and what it keeps."""
+
+    root: Path
+    keep: Annotated[int, Meta(ge=1)] = 3
+    grace: Span = Span(48 * 3600)
+    max_shrink: Share = Share(10)
+
+
+class Axes(msgspec.Struct, frozen=True, kw_only=True):
+    """``[jenkins.axes]``: which matrix axis is which part of the product."""
+
+    release: NonEmpty = "release"
+    arch: NonEmpty = "architecture"
+    variant: NonEmpty = "variant"
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """``[jenkins.gate]``: the job that tests images, and what one pass of it covers."""
+
+    job: NonEmpty
+    image: NonEmpty = "image"
+    build: NonEmpty = "build"
+    scope: Literal["product", "os"] = "product"
+
+
+class Jenkins(msgspec.Struct, frozen=True, kw_only=True):
+    """``[jenkins]``: where images come from."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")]
+    folder: str = ""
+    view: str = ""
+    jobs: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] = ("image-*",)
+    path: str = ""
+    user: str = ""
+    token_file: Path | None = None
+    ca: Path | None = None
+    unstable: bool = False
+    downloads: Annotated[int, Meta(ge=1, le=64)] = 4
+    log: bool = False
+    axes: Axes = Axes()
+    gate: Gate | None = None
+
+    def token(self) -> str:
+        """The API token, from the environment or from ``token_file``; raises SettingsError."""
+        return _secret("PUBLISH_JENKINS_TOKEN", self.token_file, "jenkins.token_file")
+
+
+class Signing(msgspec.Struct, frozen=True, kw_only=True):
+    """``[signing]``: ``key`` is a key file (sequoia) or a fingerprint known to gpg."""
+
+    key: NonEmpty
+    backend: Literal["auto", "gpg", "sequoia"] = "auto"
+    passphrase_file: Path | None = None
+
+    @property
+    def is_fingerprint(self) -> bool:
+        """Whether ``key`` names a key in gpg's keyring; ``!`` at its end picks that very subkey."""
+        return bool(re.fullmatch(r"(0x)?([0-9A-Fa-f]{16}|[0-9A-Fa-f]{40})!?", self.key))
+
+    def passphrase(self) -> str:
+        """The key's passphrase, "" for none; raises SettingsError."""
+        return _secret("PUBLISH_SIGNING_PASSPHRASE", self.passphrase_file, "signing.passphrase_file")
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[rules]]``: what holds for the products that ``match`` names; later rules add or override."""
+
+    match: NonEmpty
+    aliases: tuple[NonEmpty, ...] = ()
+    variant_aliases: tuple[NonEmpty, ...] = ()
+    requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
+    lxd_requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
+    lxc: bool | None = None
+    lxc_min_level: Annotated[int, Meta(ge=1, le=9)] | None = None
+    lxc_user_min_level: Annotated[int, Meta(ge=1, le=9)] | None = None
+    clients: tuple[Literal["incus", "lxd"], ...] | None = None
+
+
+class Lxc(msgspec.Struct, frozen=True, kw_only=True):
+    """``[lxc]``: the compat-level indexes written beside the bare one."""
+
+    levels: tuple[Annotated[int, Meta(ge=1, le=9)], ...] = (1, 2, 3, 4)
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """``[snapshot]``: a snapshot goes when both limits are passed."""
+
+    backend: Literal["auto", "hardlink"] = "auto"
+    keep: Annotated[int, Meta(ge=1)] = 3
+    keep_for: Span = Span(48 * 3600)
+
+
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[mirror]]``: a destination that rsync understands, or a local path."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    url: Annotated[str, Meta(pattern=r"^[^-]")]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    site: Site
+    signing: Signing
+    jenkins: Jenkins | None = None
+    rules: tuple[Rule, ...] = ()
+    lxc: Lxc = Lxc()
+    snapshot: Snapshot = Snapshot()
+    mirror: tuple[Mirror, ...] = ()
+
+
+def read(path: Path, clone: Path) -> Settings:
+    """Read and check the configuration; raises SettingsError with every fault that can be told.
+
+    ``clone`` is the checkout of imagepress: no key may lie inside, where git would pick it up.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path.name}: {error}"]) from error
+    reader = _Reader(path.name, path.absolute().parent)
+    settings = reader.record(Settings, table, "")
+    if settings is not None:
+        settings = reader.located(settings, clone)
+    if settings is None or reader.faults:
+        raise SettingsError(reader.faults)
+    return settings
+
+
+class _Reader:
+    """Turns tables into records and collects a line per fault on the way."""
+
+    def __init__(self, file: str, base: Path) -> None:
+        self.file, self.base, self.faults = file, base, list[str]()
+
+    def fault(self, where: str, what: str) -> None:
+        self.faults.append(f"{self.file}: {where}: {what}")
+
+    def record(self, cls: type[Record], table: object, where: str) -> Record | None:
+        """Build ``cls`` from a table, or None with the faults noted."""
+        if not isinstance(table, dict):
+            self.fault(where, "must be a table")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(cls)}
+        before = len(self.faults)
+        dot = f"{where}." if where else ""
+        for key in table.keys() - fields.keys():
+            near = get_close_matches(key, fields, n=1)
+            self.fault(dot + key, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
+        values = {}
+        for name, field in fields.items():
+            if name in table:
+                values[name] = self.value(field.type, table[name], dot + name)
+            elif field.required:
+                self.fault(dot + name, "is missing, and has no default")
+        return cls(**values) if len(self.faults) == before else None
+
+    def value(self, kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a type
+        """Convert one value, or one table, or a list of tables."""
+        options = [option for option in get_args(kind) if option is not type(None)]
+        if type(None) in get_args(kind) and len(options) == 1:
+            return self.value(options[0], value, where)
+        if _is_record(kind):
+            return self.record(kind, value, where)
+        if get_origin(kind) is tuple and _is_record(options[0]) and isinstance(value, list):
+            rows = enumerate(value, start=1)
+            return tuple(self.record(options[0], row, f"{where}[{i}]") for i, row in rows)
+        if get_origin(kind) is Literal and value not in options:
+            self.fault(where, f"{value!r} is not one of {', '.join(map(repr, options))}")
+            return None
+        try:
+            if kind in (Span, Share):
+                return kind.parse(str(value))
+            return msgspec.convert(value, kind, dec_hook=self.own)
+        except (msgspec.ValidationError, ValueError) as error:
+            self.fault(where, _plain(str(error), value))
+            return None
+
+    def own(self, kind: type, value: object) -> object:
+        """Decode the types that msgspec does not know."""
+        if not isinstance(value, str):
+            raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+        return self.base / value
+
+    def located(self, settings: Settings, clone: Path) -> Settings:
+        """Check what only the whole can tell, and make the key and local mirrors absolute."""
+        for name in {m.name for m in settings.mirror if [n.name for n in settings.mirror].count(m.name) > 1}:
+            self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
+        jenkins = settings.jenkins
+        for pattern in jenkins.jobs if jenkins else ():
+            if pattern.count("*") != 1:
+                self.fault("jenkins.jobs", f"{pattern!r} must have one '*', which stands for the os")
+        if jenkins and jenkins.path and not jenkins.path.endswith("{file}"):
+            self.fault("jenkins.path", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"')
+        for number, rule in enumerate(settings.rules, start=1):
+            if rule.match.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
+                self.fault(f"rules[{number}].match", "has more than os/release/arch/variant")
+        signing = settings.signing
+        if signing.backend == "gpg" or (signing.backend == "auto" and signing.is_fingerprint):
+            if not signing.is_fingerprint:
+                self.fault("signing.key", "the gpg back end needs a fingerprint of 16 or 40 hex digits")
+        else:
+            key = self.base / signing.key
+            if key.resolve().is_relative_to(clone.resolve()):
+                self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
+            signing = msgspec.structs.replace(signing, key=str(key))
+        mirrors = tuple(
+            mirror
+            if is_remote(mirror.url)
+            else msgspec.structs.replace(mirror, url=str(self.base / mirror.url))
+            for mirror in settings.mirror
+        )
+        return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
+
+
+def is_remote(url: str) -> bool:
+    """Whether rsync would take this for another host: ``rsync://``, ``host::module``, ``host:path``."""
+    return ":" in url.split("/", 1)[0]
+
+
+def _is_record(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not hasattr(kind, "parse")
+
+
+def _plain(error: str, value: object) -> str:
+    """Msgspec's sentence, without its marks, with the value where that helps."""
+    text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
+    text = re.sub(r"matching regex '.*'", "of the right form", text)
+    shown = isinstance(value, str | int) and repr(value) not in text
+    return f"{text[0].lower()}{text[1:]}" + (f" ({value!r})" if shown else "")
+
+
+def _secret(variable: str, file: Path | None, key: str) -> str:
+    """A secret from the environment, else from a file, else ""."""
+    if found := os.environ.get(variable):
+        return found
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError([f"{key}: {file} cannot be read: {error.strerror}"]) from error

@@ -1,0 +1,128 @@
+"""OpenPGP signatures: detached for files, clear-signed for streams (acts).
+
+Two back ends behind one small protocol. sequoia signs in this process with a key file, thousands a
+second; gpg asks the agent, so that a key may live on a smartcard. Without a good signature nothing
+of what it would cover is exposed: every failure here is fatal.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from tasks import files
+from tasks.errors import ProgramFailed, SigningError
+from tasks.image import SUMS
+from tasks.programs import run
+from tasks.settings import Signing
+
+TIMEOUT = 600.0  # seconds for one signature: a touch on a smartcard, a file of 10 GB
+
+
+class Signer(Protocol):
+    """What a back end can do; both raise SigningError."""
+
+    def detached(self, path: Path) -> bytes:
+        """An armoured detached signature of a file."""
+
+    def clear(self, text: bytes) -> bytes:
+        """A clear-signed copy of a text whose lines end without blanks."""
+
+
+def signer(settings: Signing) -> Signer:
+    """The back end that the settings ask for; raises SigningError when the key cannot be used."""
+    if settings.backend == "gpg" or (settings.backend == "auto" and settings.is_fingerprint):
+        return Gpg(settings.key, settings.passphrase())
+    return Sequoia(Path(settings.key), settings.passphrase())
+
+
+class Sequoia:
+    """pysequoia with a key file; stripped primaries (``gpg --export-secret-subkeys``) work too."""
+
+    def __init__(self, key: Path, passphrase: str) -> None:
+        import pysequoia  # noqa: PLC0415 - a run with nothing new needs no signer
+
+        self._ps = pysequoia
+        if not key.is_file():
+            raise SigningError(f"signing.key: no key file at {key}")
+        try:
+            self._signer = pysequoia.Tsk.from_file(str(key)).signer(passphrase or None)
+        except Exception as error:  # pysequoia raises RuntimeError and others
+            raise SigningError(f"the key {key} cannot sign: {_first(error)}") from error
+
+    def detached(self, path: Path) -> bytes:
+        """Streams the file; memory does not depend on its size."""
+        signature = path.with_name(f"{files.TEMPORARY}{path.name}.asc")
+        try:
+            self._ps.sign_file(self._signer, str(path), str(signature), mode=self._ps.SignatureMode.DETACHED)
+            return signature.read_bytes()
+        except Exception as error:
+            raise SigningError(f"cannot sign {path.name}: {_first(error)}") from error
+        finally:
+            signature.unlink(missing_ok=True)
+
+    def clear(self, text: bytes) -> bytes:
+        """Cleartext signature framework, RFC 9580 section 7."""
+        try:
+            return bytes(self._ps.sign(self._signer, text, mode=self._ps.SignatureMode.CLEAR))
+        except Exception as error:
+            raise SigningError(f"cannot sign an index: {_first(error)}") from error
+
+
+class Gpg:
+    """The gpg program and its agent; ``key`` ends in ``!`` to pick that very subkey."""
+
+    def __init__(self, key: str, passphrase: str) -> None:
+        self._key, self._passphrase = key, passphrase
+
+    def detached(self, path: Path) -> bytes:
+        """``gpg --armor --detach-sign``."""
+        return self._run(path.name, ["--armor", "--detach-sign", "--output", "-", "--", path], b"")
+
+    def clear(self, text: bytes) -> bytes:
+        """``gpg --clearsign``."""
+        return self._run("an index", ["--clearsign"], text)
+
+    def _run(self, what: str, arguments: list[str | Path], text: bytes) -> bytes:
+        argv: list[str | Path] = [
+            "gpg",
+            "--batch",
+            "--no-tty",
+            "--quiet",
+            "--local-user",
+            self._key,
+        ]
+        if self._passphrase:
+            # On standard input, before the text: never in an argument list.
+            argv += ["--pinentry-mode", "loopback", "--passphrase-fd", "0"]
+            text = self._passphrase.encode() + b"\n" + text
+        try:
+            return run([*argv, *arguments], stdin=text, timeout=TIMEOUT)
+        except ProgramFailed as error:
+            raise SigningError(f"cannot sign {what} with key {self._key}: {error}") from error
+
+
+def sign_directory(directory: Path, by: Signer) -> None:
+    """Put ``.asc`` beside every file of a staged image; SHA256SUMS, the mark of completeness, last."""
+    names = sorted(path.name for path in directory.iterdir() if path.suffix != ".asc")
+    for name in sorted(names, key=lambda one: one == SUMS):
+        files.place(directory / f"{name}.asc", by.detached(directory / name))
+
+
+def publish_signed(path: Path, data: bytes, by: Signer, suffix: str) -> bool:
+    """Write a text with its detached signature, if it changed or was not signed; says whether it was.
+
+    The signature carries the hash of nothing else, so equal bytes need no new one: a publication
+    that changes nothing leaves every byte alone.
+    """
+    signature = path.with_name(path.name + suffix)
+    if files.read(path) == data and signature.exists():
+        return False
+    files.unlink(signature)
+    files.write(path, data)
+    files.write(signature, by.detached(path))
+    return True
+
+
+def _first(error: Exception) -> str:
+    """Pysequoia's message without the Rust backtrace; a wrong passphrase reads «unexpected EOF»."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "wrong passphrase?" if "unexpected EOF" in line else line[:200]

@@ -1,0 +1,64 @@
+"""Freeze the tree and show it to the world (acts).
+
+``latest`` is a symbolic link that one rename(2) flips, so a reader that resolved it keeps a whole,
+unchanging tree. The hardlink back end makes a tree of directories whose files are shared with the
+site: image files never change, and indexes are replaced, never rewritten.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from tasks import files
+from tasks.catalogue import Catalogue
+from tasks.layout import Layout
+from tasks.state import Ledger, latest_name, load, load_all, save, snapshot_order, snapshots
+
+
+def snapshot(layout: Layout, now: datetime) -> str:
+    """Freeze ``site/public`` and flip ``latest``, unless it already shows just that."""
+    latest = latest_name(layout)
+    if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
+        return "nothing to show yet"
+    if latest:
+        if files.inodes(layout.public) == files.inodes(layout.snapshots / latest / "public"):
+            mark_lapsing(layout, now)
+            return f"{latest} shows it already"
+    name = _new_name(layout, now)
+    unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
+    with files.disk("freeze"):
+        if unfinished.exists():
+            files.remove(unfinished, layout.staging)
+        layout.snapshots.mkdir(parents=True, exist_ok=True)
+        files.link_tree(layout.public, unfinished / "public")
+        unfinished.chmod(0o755)
+        unfinished.rename(layout.snapshots / name)
+        files.sync(layout.snapshots)
+    files.point(layout.latest, f"snapshots/{name}/public")
+    mark_lapsing(layout, now)
+    return name
+
+
+def mark_lapsing(layout: Layout, now: datetime) -> None:
+    """Note since when images that lie in the tree are not named any more by what is exposed.
+
+    The clock of ``grace`` starts here and not earlier: clients may hold the index of a moment ago.
+    """
+    catalogue = load(layout.catalogue, Catalogue) or Catalogue(())
+    listed = {str(image.path) for image in catalogue.images}
+    before = load(layout.lapsing, dict[str, int]) or {}
+    stamp = int(now.timestamp())
+    delisted = (path for path in _placed(layout) if path not in listed)
+    save(layout.lapsing, {path: before.get(path, stamp) for path in delisted})
+
+
+def _placed(layout: Layout) -> Iterator[str]:
+    for ledger in load_all(layout.state / "ledger", Ledger):
+        yield from (str(image.path) for image in ledger.images)
+
+
+def _new_name(layout: Layout, now: datetime) -> str:
+    """The minute, and a counter: also when the clock went back, the newest has the greatest name."""
+    stamp = f"{now.astimezone(UTC):%Y%m%d-%H%M}"
+    last = snapshot_order(snapshots(layout)[-1]) if snapshots(layout) else ("", 0)
+    stamp = max(stamp, last[0])
+    return f"{stamp}.{last[1] + 1 if stamp == last[0] else 0}"

@@ -1,0 +1,131 @@
+"""The records in the state directory, typed (acts: reads and writes them).
+
+Each is a small JSON file that is replaced whole, and only when it changes.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tasks import files
+from tasks.errors import TreeError
+from tasks.image import Image, Product
+from tasks.layout import Layout
+
+Record = TypeVar("Record")
+PRIVATE = 0o600
+_SNAPSHOT = re.compile(r"(\d{8}-\d{4})\.(\d+)")
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """The complete images of one product, by serial."""
+
+    product: Product
+    images: tuple[Image, ...] = ()
+
+    def of_build(self, job: str, configuration: str, number: int) -> Image | None:
+        """The image that this build became."""
+        wanted = (job, configuration, number)
+        for image in self.images:
+            source = image.source
+            if (source.job, source.configuration, source.number) == wanted:
+                return image
+        return None
+
+    def with_image(self, image: Image) -> "Ledger":
+        """The ledger with one image added or replaced."""
+        kept = [other for other in self.images if other.serial != image.serial]
+        return Ledger(self.product, tuple(sorted([*kept, image], key=lambda one: one.serial)))
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a build was not published."""
+
+    product: Product
+    build: str
+    reason: str
+    rejected: bool  # its content is at fault: the same build is not fetched again
+
+
+class Offers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last poll learned beyond the wishes."""
+
+    failed: str = ""  # why there is no newer knowledge
+    held: Mapping[str, str] = msgspec.field(default_factory=dict)  # product -> why not its newest build
+    troubled: Mapping[str, str] = msgspec.field(default_factory=dict)  # product -> why it could not be asked
+    waiting: tuple[str, ...] = ()  # products without any build to publish yet
+    notes: tuple[str, ...] = ()
+
+
+class Mirrored(msgspec.Struct, frozen=True, kw_only=True):
+    """How a mirror stands."""
+
+    snapshot: str = ""
+    url: str = ""
+    failed: str = ""
+
+
+def load(path: Path, kind: type[Record]) -> Record | None:
+    """One record, None where there is none; raises TreeError when it cannot be read."""
+    if (data := files.read(path)) is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise TreeError(f"{path} is damaged ({error}); remove it, the next publish makes it again") from error
+
+
+def load_all(directory: Path, kind: type[Record]) -> Iterator[Record]:
+    """Every record of a directory, in order of their names."""
+    decoder = msgspec.json.Decoder(kind)
+    for path in sorted(listing(directory)):
+        if (data := files.read(path)) is None:
+            continue
+        try:
+            yield decoder.decode(data)
+        except msgspec.DecodeError as error:
+            raise TreeError(f"{path} is damaged ({error}); remove it and publish again") from error
+
+
+def listing(directory: Path) -> list[Path]:
+    """The records of a directory, none where it does not exist."""
+    with files.disk("list"):
+        return [path for path in directory.glob("*.json") if not path.name.startswith(files.TEMPORARY)]
+
+
+def save(path: Path, record: object) -> bool:
+    """Write a record if it changed; says whether it did."""
+    return files.write_changed(path, encode(record), PRIVATE)
+
+
+def encode(record: object) -> bytes:
+    """Canonical JSON: sorted keys, two spaces, a final newline: equal records are equal bytes."""
+    compact = msgspec.json.encode(record, order="sorted")
+    return msgspec.json.format(compact, indent=2) + b"\n"
+
+
+def latest_name(layout: Layout) -> str:
+    """The snapshot that ``latest`` shows, "" when there is none."""
+    link = layout.latest
+    return link.readlink().parts[1] if link.is_symlink() and link.exists() else ""
+
+
+def snapshots(layout: Layout) -> list[str]:
+    """All finished snapshots, oldest first."""
+    found = [path.name for path in layout.snapshots.glob("*") if _SNAPSHOT.fullmatch(path.name)]
+    return sorted(found, key=snapshot_order)
+
+
+def taken(name: str) -> datetime:
+    """When a snapshot was taken, in UTC, to the minute."""
+    return datetime.strptime(name.partition(".")[0], "%Y%m%d-%H%M").replace(tzinfo=UTC)
+
+
+def snapshot_order(name: str) -> tuple[str, int]:
+    """The sort key of snapshots: minute, then counter."""
+    stamp, _, count = name.partition(".")
+    return stamp, int(count)

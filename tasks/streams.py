@@ -1,0 +1,113 @@
+"""The simplestreams of a catalogue: index.json and images.json as dictionaries, then bytes (pure).
+
+Written for the readers in lxc/incus:shared/simplestreams and canonical/lxd:shared/simplestreams:
+all values but sizes are strings, an alias list is one string without blanks, and a metadata file is
+listed once for each daemon. Item keys are those of images.linuxcontainers.org.
+"""
+
+import gzip
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from tasks.catalogue import duplicates
+from tasks.image import DISK, INCUS, LXD, ROOT_TAR, SQUASHFS, Image, Product
+from tasks.layout import STREAMS
+from tasks.policy import Policy, policy
+from tasks.settings import Rule
+
+Json: TypeAlias = "dict[str, Json] | list[str] | str | int"
+
+# root file -> (item key, ftype, keys of the combined hash on the metadata item)
+ROOT_ITEMS = {
+    ROOT_TAR: ("root.tar.xz", "root.tar.xz", ("combined_sha256", "combined_rootxz_sha256")),
+    SQUASHFS: ("root.squashfs", "squashfs", ("combined_squashfs_sha256",)),
+    DISK: ("disk.qcow2", "disk-kvm.img", ("combined_disk-kvm-img_sha256",)),
+}
+METADATA_OF = {"incus": (INCUS, LXD), "lxd": (LXD, INCUS)}  # own metadata first, else the other's
+INDEX, IMAGES = "index.json", "images.json"
+
+
+def images_json(images: Iterable[Image], rules: Iterable[Rule]) -> dict[str, Json]:
+    """The products file; images that repeat a fingerprint are left out."""
+    images, rules = tuple(images), tuple(rules)
+    twins = duplicates(images)
+    lines: dict[Product, list[Image]] = {}
+    for image in images:
+        if str(image.path) not in twins:
+            lines.setdefault(image.product, []).append(image)
+    return {
+        "content_id": "images",
+        "datatype": "image-downloads",
+        "format": "products:1.0",
+        "products": {one.key: _product(one, line, policy(one, rules)) for one, line in lines.items()},
+    }
+
+
+def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]:
+    """The index; the signed one names the signed products file (``images.sjson``)."""
+    entry: dict[str, Json] = {
+        "datatype": "image-downloads",
+        "format": "products:1.0",
+        "path": str(STREAMS / f"images.{suffix}"),
+        "products": sorted(products),
+    }
+    return {"format": "index:1.0", "index": {"images": entry}}
+
+
+def items(image: Image, clients: Iterable[str]) -> dict[str, Json]:
+    """The items of one version, for these clients."""
+    found: dict[str, Json] = {}
+    for client in clients:
+        own, other = METADATA_OF[client]
+        name = own if own in image.files else other
+        if name in image.files:
+            ftype = f"{client}.tar.xz"
+            combined = image.fingerprints.get(name, {})
+            item = _item(image, name, ftype)
+            for root, mark in combined.items():
+                item |= dict.fromkeys(ROOT_ITEMS[root][2], mark)
+            found[ftype] = item
+    for name, (key, ftype, _) in ROOT_ITEMS.items():
+        if name in image.files:
+            found[key] = _item(image, name, ftype)
+    return found
+
+
+def text(document: Mapping[str, Json]) -> bytes:
+    """Sorted, indented JSON: equal catalogues are equal bytes.
+
+    One value a line, because gpg cuts the lines of a clear-signed text after 20,000 characters.
+    """
+    compact = msgspec.json.encode(document, order="sorted")
+    return msgspec.json.format(compact, indent=1) + b"\n"
+
+
+def gzipped(data: bytes) -> bytes:
+    """For nginx' gzip_static; no time stamp inside."""
+    return gzip.compress(data, compresslevel=6, mtime=0)
+
+
+def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[str, Json]:
+    return {
+        "aliases": ",".join(rules.aliases),
+        "arch": product.arch,
+        "lxd_requirements": dict(rules.lxd_requirements),
+        "os": product.os.title(),
+        "release": product.release,
+        "release_title": product.release,
+        "requirements": dict(rules.requirements),
+        "variant": product.variant,
+        "versions": {one.serial: {"items": items(one, rules.clients)} for one in images},
+    }
+
+
+def _item(image: Image, name: str, ftype: str) -> dict[str, Json]:
+    file = image.files[name]
+    return {
+        "ftype": ftype,
+        "path": str(image.path / name),
+        "sha256": file.sha256,
+        "size": file.size,
+    }

@@ -1,0 +1,237 @@
+"""Thin runners for the real clients of an image server, each in an environment of its own.
+
+None of them reads or writes the caller's home, caches, trusted certificates or proxies.
+A client that fails raises ClientFailed with all it said.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from servers import Web
+from tools import PATH, need, program
+
+TIMEOUT = 60.0
+LXC_DOWNLOAD = "/usr/share/lxc/templates/lxc-download"
+SIGNATURE = b"-----BEGIN PGP SIGNATURE-----"
+
+
+class ClientFailed(Exception):  # noqa: N818 (named like the project's ProgramFailed)
+    """A client ended with an exit code that it should not have, or not in time."""
+
+    def __init__(self, argv: Sequence[str], code: int | None, output: str, errors: str) -> None:
+        super().__init__(argv, code, output, errors)
+        self.argv, self.code, self.output, self.errors = argv, code, output, errors
+
+    def __str__(self) -> str:
+        end = f"not done after {TIMEOUT:.0f} s" if self.code is None else f"exit code {self.code}"
+        return f"{shlex.join(self.argv)}: {end}\n{self.errors}\n{self.output}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """`incus` or `lxc` with one simplestreams remote, `pub`, and nothing else."""
+
+    program: str
+    env: Mapping[str, str]
+
+    def images(self) -> list[dict[str, Any]]:
+        """Every image the remote lists, all versions."""
+        images: list[dict[str, Any]] = json.loads(self._run("list", "pub:", "--format", "json"))
+        return images
+
+    def info(self, name: str, *, vm: bool = False) -> str:
+        """What the client says of an alias or fingerprint."""
+        return self._run("info", f"pub:{name}", *_vm(vm))
+
+    def export(self, name: str, into: Path, *, vm: bool = False) -> str:
+        """Download an alias or fingerprint; returns the fingerprint of what has arrived."""
+        into.mkdir(parents=True, exist_ok=True)
+        target = into / "image"
+        self._run("export", f"pub:{name}", str(target), *_vm(vm))
+        return _sha256(*sorted(into.glob("image*")))  # image, image.root: metadata comes first
+
+    def _run(self, *words: str) -> str:
+        return _run([self.program, "-q", "image", *words], self.env).decode()
+
+
+def incus(web: Web, home: Path) -> Remote:
+    """Add the server to a fresh `incus`: its CLI caches an index for five minutes."""
+    return _remote("incus", web, home)
+
+
+def lxc(web: Web, home: Path) -> Remote:
+    """Add the server to a fresh LXD client."""
+    return _remote("lxc", web, home)
+
+
+def incus_simplestreams(tree: Path, command: Literal["list", "verify"]) -> str:
+    """Let Incus's own parser read a tree where it lies; `list` answers in JSON."""
+    argv = [program("incus-simplestreams"), command]
+    if command == "list":
+        argv.append("--format=json")
+    return _run(argv, _environment(), cwd=tree).decode()
+
+
+def lxc_create(web: Web, work: Path, *product: str) -> Path:
+    """Make an LXC container of os, release, arch, variant; returns its root file system."""
+    need("wget", "xz")
+    home = _fresh(work)
+    names = ("--dist", "--release", "--arch", "--variant")
+    image = [f"{name}={value}" for name, value in zip(names, product, strict=True)]
+    options = [f"--server={web.host}", *image]
+    if os.geteuid() == 0:
+        create = [program("lxc-create"), f"--lxcpath={home}", "--name=c"]
+        _run([*create, "--template=download", "--", *options], _lxc_environment(web, home))
+    else:  # lxc-create would want subordinate ids: run its template alone, as it does
+        (home / "c/rootfs").mkdir(parents=True)
+        (home / "c/config").touch()
+        place = ["--name=c", f"--path={home}/c", f"--rootfs={home}/c/rootfs"]
+        _run([program(LXC_DOWNLOAD), *place, *options], _lxc_environment(web, home))
+    return home / "c/rootfs"
+
+
+def lxc_list(web: Web, work: Path) -> list[list[str]]:
+    """The download template's list: os, release, arch, variant, build."""
+    need("wget", "xz")
+    home = _fresh(work)
+    argv = [program(LXC_DOWNLOAD), "--list", f"--server={web.host}", "--variant="]
+    # LXC 5.0 ends a successful --list with 1.
+    done = _complete(argv, _lxc_environment(web, home))
+    lines = done.stdout.decode().splitlines()
+    if lines.count("---") != 3:  # around the heading, and after the rows
+        raise _failed(done)
+    heading = lines.index("---", lines.index("---") + 1)
+    return [line.split("\t") for line in lines[heading + 1 : lines.index("---", heading + 1)]]
+
+
+def gpg_home(public_key: Path, work: Path) -> Path:
+    """Make a GnuPG home that holds just this certificate."""
+    home = _fresh(work)
+    _run([*_gpg(home), "--import", str(public_key)], _environment())
+    return home
+
+
+def gpg_verify(home: Path, signature: Path, signed: Path) -> None:
+    """Verify a detached signature with GnuPG."""
+    _run([*_gpg(home), "--verify", str(signature), str(signed)], _environment())
+
+
+def gpg_clearsigned(home: Path, signed: Path) -> bytes:
+    """Verify a clear-signed file with GnuPG; returns the text that is signed."""
+    return _run([*_gpg(home), "--output", "-", "--decrypt", str(signed)], _environment())
+
+
+def sqv(public_key: Path, signature: Path, signed: Path) -> None:
+    """Verify a detached signature with Sequoia."""
+    argv = [program("sqv"), "--keyring", str(public_key), str(signature), str(signed)]
+    _run(argv, _environment())
+
+
+def sqv_clearsigned(public_key: Path, signed: Path, work: Path) -> None:
+    """Verify a clear-signed file with Sequoia.
+
+    sqv 1.1 takes detached signatures only, and that is what the armour at the end is: one over
+    the text without its last line end (RFC 9580, 7.1 and 7.2).
+    """
+    home = _fresh(work)
+    head, _, armour = signed.read_bytes().partition(b"\n" + SIGNATURE)
+    lines = head.partition(b"\n\n")[2].split(b"\n")
+    (home / "text").write_bytes(b"\n".join(line.removeprefix(b"- ") for line in lines))
+    (home / "signature").write_bytes(SIGNATURE + armour)
+    sqv(public_key, home / "signature", home / "text")
+
+
+def sha256sum(sums: Path) -> None:
+    """Check a SHA256SUMS as people do."""
+    argv = [program("sha256sum"), "--check", "--strict", "--quiet", sums.name]
+    _run(argv, _environment(), cwd=sums.parent)
+
+
+def xdelta3(base: Path, delta: Path) -> bytes:
+    """Apply a delta as the daemons do."""
+    argv = [program("xdelta3"), "-d", "-c", "-s", str(base), str(delta)]
+    return _run(argv, _environment())
+
+
+def _remote(name: str, web: Web, home: Path) -> Remote:
+    home = _fresh(home)
+    env = _environment(
+        HOME=str(home),
+        INCUS_CONF=str(home / "incus"),
+        INCUS_CACHE=str(home / "cache"),
+        LXD_CONF=str(home / "lxd"),
+        SSL_CERT_FILE=str(web.ca),
+        SSL_CERT_DIR="/nonexistent",
+    )
+    remote = Remote(program=program(name), env=env)
+    _run([remote.program, "remote", "add", "pub", web.url, "--protocol=simplestreams"], env)
+    return remote
+
+
+def _lxc_environment(web: Web, home: Path) -> dict[str, str]:
+    # Debian's wget is built with GnuTLS, which does not look at SSL_CERT_FILE.
+    (home / "wgetrc").write_text(f"ca_certificate = {web.ca}\n")
+    return _environment(
+        HOME=str(home), WGETRC=str(home / "wgetrc"), LXC_CACHE_PATH=str(home / "cache")
+    )
+
+
+def _gpg(home: Path) -> list[str]:
+    words = ["--homedir", str(home), "--batch", "--no-tty", "--no-autostart", "--quiet"]
+    return [program("gpg"), *words, "--trust-model=always"]
+
+
+def _vm(vm: bool) -> list[str]:
+    return ["--vm"] if vm else []
+
+
+def _fresh(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=parent.absolute()))
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {"PATH": PATH, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "TZ": "UTC", **more}
+
+
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> bytes:
+    """Run a client that has to end with 0; returns its standard output."""
+    done = _complete(argv, env, cwd=cwd)
+    if done.returncode != 0:
+        raise _failed(done)
+    return done.stdout
+
+
+def _complete(
+    argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            argv, env=env, cwd=cwd, check=False, timeout=TIMEOUT,
+            stdin=subprocess.DEVNULL, capture_output=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        raise ClientFailed(argv, None, _text(late.stdout), _text(late.stderr)) from None
+
+
+def _failed(done: subprocess.CompletedProcess[bytes]) -> ClientFailed:
+    return ClientFailed(done.args, done.returncode, _text(done.stdout), _text(done.stderr))
+
+
+def _text(output: bytes | None) -> str:
+    return (output or b"")[-10_000:].decode(errors="replace")

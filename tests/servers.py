@@ -1,0 +1,239 @@
+"""Real servers on 127.0.0.1 for one test: nginx with TLS, an rsync daemon, an SSH server.
+
+Each is a context manager that writes a configuration of its own under the given directory, takes
+a free port, runs the program in the foreground, yields when it answers, and stops that process.
+"""
+
+import os
+import pwd
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+from tools import need, program
+
+START = 20.0  # seconds that a server may take until it answers
+STOP = 10.0  # and to end, before it is killed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """A running nginx."""
+
+    url: str  # https://localhost:PORT
+    ca: Path  # the certificate that a client has to trust
+    log: Path  # access log, "combined"; a line is written just after its response
+
+    @property
+    def host(self) -> str:
+        """The name and port, for clients that take no URL."""
+        return self.url.removeprefix("https://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ssh:
+    """A running SSH server that lets the present user in with `identity`."""
+
+    port: int
+    user: str
+    identity: Path
+    known_hosts: Path
+    config: Path  # for `ssh -F`: sends every host name to this server
+
+    @property
+    def rsh(self) -> str:
+        """The remote shell for rsync: its -e option, or RSYNC_RSH."""
+        return f"ssh -F {shlex.quote(str(self.config))}"
+
+
+@contextmanager
+def nginx(public: Path, work: Path) -> Iterator[Web]:
+    """Serve a directory, or a symlink that may be flipped meanwhile, over HTTPS."""
+    need("nginx")
+    home, port = _home(work, "nginx"), _free_port()
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(home / "ca.pem")
+    certificate = ca.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(home / "server.pem")
+    config = home / "nginx.conf"
+    config.write_text(_nginx_config(public, home, port))
+    argv = [program("nginx"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(config)]
+    with _running(argv, port, home / "error.log"):
+        yield Web(url=f"https://localhost:{port}", ca=home / "ca.pem", log=home / "access.log")
+
+
+@contextmanager
+def rsyncd(modules: Mapping[str, Path], work: Path, *, read_only: bool = False) -> Iterator[str]:
+    """Serve directories as rsync modules; yields rsync://127.0.0.1:PORT."""
+    need("rsync")
+    home, port = _home(work, "rsyncd"), _free_port()
+    config = home / "rsyncd.conf"
+    config.write_text(_rsyncd_config(modules, home, port, read_only=read_only))
+    argv = [program("rsync"), "--daemon", "--no-detach", f"--config={config}"]
+    # It would sleep 0.4 s over SIGTERM, and has nothing to save.
+    with _running(argv, port, home / "rsyncd.log", stop=signal.SIGKILL):
+        yield f"rsync://127.0.0.1:{port}"
+
+
+@contextmanager
+def sshd(work: Path) -> Iterator[Ssh]:
+    """Let the present user in over SSH, with new keys."""
+    need("sshd", "ssh", "ssh-keygen")
+    home, port = _home(work, "sshd"), _free_port()
+    ssh = Ssh(
+        port=port,
+        user=pwd.getpwuid(os.getuid()).pw_name,
+        identity=_new_key(home / "identity"),
+        known_hosts=home / "known_hosts",
+        config=home / "ssh_config",
+    )
+    host_key = _new_key(home / "host_key")
+    public_key = host_key.with_suffix(".pub").read_text()
+    ssh.known_hosts.write_text(
+        f"imagepress-test,[127.0.0.1]:{port},[localhost]:{port} {public_key}"
+    )
+    ssh.config.write_text(_ssh_config(ssh))
+    config = home / "sshd_config"
+    config.write_text(_sshd_config(home, port))
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd insists; no init script made it
+    with _running([program("sshd"), "-D", "-e", "-f", str(config)], port, home / "sshd.log"):
+        yield ssh
+
+
+def _nginx_config(public: Path, home: Path, port: int) -> str:
+    temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    return f"""
+daemon off;
+master_process off;  # one process, as the user that runs the test: it can read what the test wrote
+pid "{home}/nginx.pid";
+events {{ worker_connections 512; }}
+http {{
+  access_log "{home}/access.log" combined;
+  {" ".join(f'{name}_temp_path "{home}/{name}";' for name in temporary)}
+  types {{ application/json json sjson; text/html html; }}
+  default_type application/octet-stream;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate "{home}/server.pem";
+    ssl_certificate_key "{home}/server.pem";
+    ssl_protocols TLSv1.2 TLSv1.3;  # incus and lxc refuse less than 1.3, wget may want 1.2
+    merge_slashes on;               # lxc-download asks for //meta/1.0/index-system
+    root "{public.absolute()}";
+  }}
+}}
+"""
+
+
+def _rsyncd_config(modules: Mapping[str, Path], home: Path, port: int, *, read_only: bool) -> str:
+    lines = [
+        f"address = 127.0.0.1\nport = {port}",
+        f"pid file = {home}/rsyncd.pid\nlock file = {home}/rsyncd.lock\nlog file = {home}/rsyncd.log",
+        "munge symlinks = no\nreverse lookup = no\ntransfer logging = yes",
+        f"read only = {'yes' if read_only else 'no'}",
+    ]
+    # Without a chroot, which takes root, rsync rewrites symlinks that lead out of the module.
+    root = os.geteuid() == 0
+    lines.append("use chroot = yes\nuid = root\ngid = root" if root else "use chroot = no")
+    lines += [f"[{name}]\npath = {path.absolute()}" for name, path in modules.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _sshd_config(home: Path, port: int) -> str:
+    return f"""
+ListenAddress 127.0.0.1
+Port {port}
+HostKey "{home}/host_key"
+PidFile "{home}/sshd.pid"
+AuthorizedKeysFile "{home}/identity.pub"
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+SetEnv HOME="{home}"
+MaxStartups 100
+Subsystem sftp internal-sftp
+"""
+
+
+def _ssh_config(ssh: Ssh) -> str:
+    return f"""
+Host *
+  HostName 127.0.0.1
+  HostKeyAlias imagepress-test
+  Port {ssh.port}
+  User {ssh.user}
+  IdentityFile "{ssh.identity}"
+  IdentitiesOnly yes
+  IdentityAgent none
+  UserKnownHostsFile "{ssh.known_hosts}"
+  GlobalKnownHostsFile /dev/null
+  StrictHostKeyChecking yes
+  BatchMode yes
+  # The default spends 0.2 s on post-quantum keys.
+  KexAlgorithms curve25519-sha256
+  LogLevel ERROR
+"""
+
+
+def _new_key(path: Path) -> Path:
+    argv = [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=START)
+    return path
+
+
+def _home(work: Path, name: str) -> Path:
+    """Make a directory for one server: a test may start two of a kind."""
+    work.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work.absolute()))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _running(
+    argv: Sequence[str], port: int, log: Path, *, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[None]:
+    """Run a server while the body runs, from its first answer on."""
+    with log.open("ab") as output:
+        server = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_for(server, port, log)
+        yield
+    finally:
+        server.send_signal(stop)
+        try:
+            server.wait(STOP)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return
+    state = "did not answer" if server.returncode is None else f"exit code {server.returncode}"
+    command = shlex.join(str(word) for word in server.args)  # type: ignore[union-attr]
+    raise RuntimeError(f"{command}: {state}\n{log}:\n{log.read_text(errors='replace')}")
