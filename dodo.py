@@ -78,6 +78,7 @@ def task_lxc_index() -> dict[str, object]:
     """Write and sign the indexes of LXC's download template."""
     return {
         "actions": step(indexes.write_lxc, site, rules, run.settings.lxc, run.signer),
+        "task_dep": ["streams"],  # needs nothing of it; the same order every time
         "file_dep": [site.catalogue],
         "targets": indexes.lxc_files(site, run.settings.lxc),
         "uptodate": [same(lambda: rules), same(lambda: run.settings.lxc)],
@@ -86,7 +87,10 @@ def task_lxc_index() -> dict[str, object]:
 
 def task_proof() -> dict[str, object]:
     """Read the new indexes as the clients will."""
-    return {"actions": step(indexes.prove, site), "file_dep": run.indexes()}
+    return {
+        "actions": step(indexes.prove, site),
+        "file_dep": run.indexes(),
+    }
 
 
 def task_prune() -> dict[str, object]:

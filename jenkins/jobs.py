@@ -43,17 +43,22 @@ class State(StrEnum):
     COMPLETED = "COMPLETED"
 
 
-class Options(TypedDict, total=False):
-    """What can be said about a build when it begins; times are in ms, of the clock by default."""
+class Details(TypedDict, total=False):
+    """What can be said of a build when it begins; the duration is in ms."""
 
     result: str
-    timestamp: int | None
     duration: int
     fingerprint: bool
     parameters: Mapping[str, str]
-    number: int | None
     description: str
     log: str
+
+
+class Options(Details, total=False):
+    """The same with when (ms since 1970, by the clock if None) and which number (the next)."""
+
+    timestamp: int | None
+    number: int | None
 
 
 def configuration_name(combination: Combination) -> str:
@@ -118,7 +123,7 @@ class Build:
     result: str | None = None
     duration: int = 60_000
     fingerprint: bool = True
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     log: str = ""
     prints: dict[str, str] = field(default_factory=dict)
@@ -293,28 +298,23 @@ class Job:
         """One configuration, active or not."""
         return self.configurations[configuration_name(combination)]
 
-    def queue(self, **options: Unpack[Options]) -> Build:
+    def queue(
+        self,
+        *,
+        number: int | None = None,
+        timestamp: int | None = None,
+        **details: Unpack[Details],
+    ) -> Build:
         """Add a build that waits. A number that was passed means that the job was made anew."""
         ci = self.ci
         with ci.bulk():
-            number = options.get("number") or self.next_number
+            number = number or self.next_number
             if self.builds and number <= next(reversed(self.builds)):
                 for old in list(self.builds):
                     self.delete_build(old)
-            timestamp = options.get("timestamp")
             ci.next_queue += 1
-            build = Build(
-                job=self,
-                number=number,
-                queue=ci.next_queue,
-                timestamp=ci.clock() if timestamp is None else timestamp,
-                result=options.get("result"),
-                duration=options.get("duration", 60_000),
-                fingerprint=options.get("fingerprint", True),
-                parameters=dict(options.get("parameters", {})),
-                description=options.get("description", ""),
-                log=options.get("log", ""),
-            )
+            when = ci.clock() if timestamp is None else timestamp
+            build = Build(job=self, number=number, queue=ci.next_queue, timestamp=when, **details)
             self.builds[number] = build
             self.next_number = number + 1
         return build

@@ -177,7 +177,12 @@ class Listener(ThreadingHTTPServer):
         self.requests: list[Record] = []
         self.stopped = Event()
         self._open: set[socket.socket] = set()
-        Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        self._accepting = Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def _accept(self) -> None:
+        while not self.stopped.is_set():
+            self.handle_request()
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +206,9 @@ class Listener(ThreadingHTTPServer):
     def stop(self) -> None:
         """Refuse new connections and break the open ones."""
         self.stopped.set()
-        self.shutdown()
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the one who accepts, without polling
+        self._accepting.join()
         self.server_close()
         for connection in list(self._open):
             with suppress(OSError):

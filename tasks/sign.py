@@ -60,8 +60,12 @@ class Sequoia:
             signature.unlink(missing_ok=True)
 
     def clear(self, text: bytes) -> bytes:
-        """Cleartext signature framework, RFC 9580 section 7."""
+        """Cleartext signature framework, RFC 9580 section 7.
+
+        sequoia puts a line feed of its own before the signature; gpg counts the text's last one.
+        """
         try:
+            text = text.removesuffix(b"\n")
             return bytes(self._ps.sign(self._signer, text, mode=self._ps.SignatureMode.CLEAR))
         except Exception as error:
             raise SigningError(f"cannot sign an index: {_first(error)}") from error

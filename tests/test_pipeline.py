@@ -1,0 +1,221 @@
+"""The whole pipeline as its users run it: doit in a process of its own, against a Jenkins."""
+
+import os
+import signal
+import time
+
+import pytest
+from jenkins.faults import Hang
+from sites import Site, build, configuration, files, matrix, passes, wait_for
+
+A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
+GATED = '[jenkins.gate]\njob = "test-image"\nscope = "{scope}"\n'
+
+
+@pytest.fixture
+def three(site: Site) -> Site:
+    """Three products, each built once, not yet published."""
+    matrix(site.ci, A, B, C)
+    build(site.ci, A, B, C)
+    site.more = '[[mirror]]\nname = "near"\nurl = "mirror"\n'
+    return site
+
+
+def test_a_second_run_asks_once_and_touches_nothing(three: Site) -> None:
+    three.publish()
+    before, mirrored = three.tree(), three.mirror.stat().st_mtime_ns
+    three.server.clear()
+    second = three.publish()
+    assert second.executed == ["poll"]
+    assert "nothing changed" in second.out
+    assert len(three.server.requests) == 1
+    assert three.tree() == before
+    assert three.mirror.stat().st_mtime_ns == mirrored
+
+
+def test_with_a_gate_a_second_run_asks_twice(three: Site) -> None:
+    three.jenkins = ""
+    three.more += GATED.format(scope="os")
+    passes(three.ci, build(three.ci, A, B, C), three.server.url)
+    three.publish()
+    three.server.clear()
+    assert three.publish().executed == ["poll"]
+    assert len(three.server.requests) == 2
+
+
+def test_one_new_build_does_its_own_work_only(three: Site) -> None:
+    three.publish()
+    images = {path: seen for path, seen in three.tree("site").items() if B not in path and path.endswith(".xz")}
+    build(three.ci, B)
+    three.server.clear()
+    result = three.publish()
+    assert result.executed == ["poll", f"image:{B}", "collect", "streams", "lxc_index", "proof", "snapshot", "mirror:near"]
+    after = three.tree("site")
+    assert {path: after[path] for path in images} == images
+    asked = [record.path for record in three.server.requests if "/artifact/" in record.path]
+    assert asked
+    assert all("architecture=arm64" in path for path in asked)
+    assert len(three.products()["tiny:1:arm64:default"]["versions"]) == 2
+
+
+def test_what_the_mirror_shows_is_what_latest_shows(three: Site) -> None:
+    three.publish()
+    for top in (three.latest, three.mirror):
+        assert (top / "streams/v1/index.json").exists()
+    here = {str(p.relative_to(three.latest)): p.read_bytes() for p in three.latest.rglob("*") if p.is_file()}
+    there = {str(p.relative_to(three.mirror)): p.read_bytes() for p in three.mirror.rglob("*") if p.is_file()}
+    assert here == there
+
+
+@pytest.mark.parametrize("scope", ["os", "product"])
+def test_a_gate_that_passes_later_publishes_without_a_new_build(three: Site, scope: str) -> None:
+    three.more += GATED.format(scope=scope)
+    first = three.ci.job("image-tiny").builds[1]
+    passes(three.ci, first, three.server.url)
+    second = build(three.ci, A, B, C)
+    held = three.publish()
+    assert f"held: {A}: build #2 has not passed the test job" in held.out
+    assert [len(product["versions"]) for product in three.products().values()] == [1, 1, 1]
+    passes(three.ci, second, three.server.url, result="FAILURE")
+    assert three.publish().executed == ["poll"]
+    passes(three.ci, second, three.server.url)
+    assert "held" not in three.publish().out
+    assert [len(product["versions"]) for product in three.products().values()] == [2, 2, 2]
+
+
+def test_the_newest_tested_build_is_taken_when_the_last_is_untested(three: Site) -> None:
+    three.more += GATED.format(scope="product")
+    passes(three.ci, build(three.ci, A, B, C), three.server.url)
+    build(three.ci, A, B, C)
+    three.publish()
+    source = next(three.latest.glob(f"images/{A}/*/source.json")).read_text()
+    assert '"number": 2' in source
+
+
+def test_a_configuration_tested_by_its_own_url_passes_alone(three: Site) -> None:
+    three.more += GATED.format(scope="product")
+    passes(three.ci, three.ci.job("image-tiny").builds[1].runs[0], three.server.url)
+    three.publish()
+    assert len(three.products()) == 1
+
+
+def test_an_edited_alias_runs_no_image_task(three: Site) -> None:
+    three.publish()
+    three.more += '[[rules]]\nmatch = "tiny/1"\naliases = ["tiny/one"]\n'
+    three.configure()
+    three.server.clear()
+    result = three.publish()
+    assert result.executed == ["poll", "streams", "lxc_index", "proof", "snapshot", "mirror:near"]
+    assert len(three.server.requests) == 1
+    assert "tiny/one" in three.products()["tiny:1:amd64:default"]["aliases"].split(",")
+
+
+def test_one_bad_image_stops_nobody_and_is_named(three: Site) -> None:
+    three.publish()
+    bad = files(A)
+    bad["meta.tar.xz"] = b"not a tarball"
+    build(three.ci, A, B, C, content={A: bad})
+    result = three.publish(code=1)
+    assert f"failed: {A}: image-tiny/{configuration(A)} #2 rejected: meta.tar.xz" in result.out
+    assert {key: len(product["versions"]) for key, product in three.products().items()} == {
+        "tiny:1:amd64:default": 1, "tiny:1:arm64:default": 2, "tiny:2:amd64:default": 2}
+    three.server.clear()
+    again = three.publish(code=1)
+    assert f"failed: {A}" in again.out
+    assert not [record for record in three.server.requests if "/artifact/" in record.path], "rejected content is fetched again"
+    build(three.ci, A)
+    assert "failed" not in three.publish().out
+
+
+def test_what_jenkins_forgets_stays_published(three: Site) -> None:
+    three.publish()
+    before = three.products()
+    job = three.ci.job("image-tiny")
+    job.delete_build(1)
+    assert three.publish().executed == ["poll"]
+    build(three.ci, A, B, C, result="FAILURE")
+    assert three.publish().executed == ["poll"]
+    build(three.ci, A, B, C).runs[0].purge_artifacts()
+    three.publish(code=1)
+    three.ci.job("image-tiny").remove()
+    three.publish()
+    assert before.items() <= {k: {**v, "versions": before[k]["versions"]} for k, v in three.products().items()}.items()
+    assert all(before[key]["versions"].items() <= product["versions"].items() for key, product in three.products().items())
+
+
+def test_jenkins_away_is_said_and_costs_nothing(three: Site) -> None:
+    three.publish()
+    before = three.tree()
+    three.server.stop()
+    result = three.publish(code=1)
+    assert "failed: Jenkins: " in result.out
+    assert "Traceback" not in result.out + result.err
+    assert three.tree() == before
+
+
+def test_an_unknown_image_is_refused_with_near_names(three: Site) -> None:
+    three.publish()
+    result = three.doit("image:tiny/1/amd64/defalt")
+    assert result.code == 3
+    assert f"image:{A}" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_one_image_alone(three: Site) -> None:
+    result = three.doit(f"image:{B}")
+    assert result.code == 0
+    assert result.executed == ["poll", f"image:{B}"]
+    asked = {record.path for record in three.server.requests if "/artifact/" in record.path}
+    assert asked
+    assert all("arm64" in path for path in asked)
+
+
+def test_a_fault_in_the_configuration_is_one_line_and_exit_3(site: Site) -> None:
+    site.jenkins = "unstabel = true\n"
+    result = site.publish(code=3)
+    assert result.err.strip() == "ERROR: publish.toml: jenkins.unstabel: unknown key; did you mean 'unstable'?"
+    assert not site.root.exists()
+
+
+def test_a_configuration_that_is_named_and_missing_is_exit_3(site: Site) -> None:
+    result = site.doit("publish", env={"PUBLISH_CONFIG": str(site.base / "nowhere.toml")})
+    assert result.code == 3
+    assert "nowhere.toml" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_without_a_key_nothing_is_exposed(three: Site) -> None:
+    three.configure()
+    three.config.write_text(three.config.read_text().replace(str(three.key.secret), str(three.base / "no.asc")))
+    result = three.publish(code=2)
+    assert "no.asc" in result.out
+    assert not three.latest.exists()
+
+
+def test_two_publications_at_once_share_the_work(three: Site) -> None:
+    runs = [three.start("publish") for _ in range(4)]
+    results = [run.communicate(timeout=120)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0, 0], results
+    made = [line.split()[0] for out in results for line in out.splitlines() if line.startswith("image:")]
+    assert sorted(made) == sorted(f"image:{product}" for product in (A, B, C))
+    assert len(three.products()) == 3
+
+
+def test_sigterm_ends_with_143_and_keeps_finished_images(three: Site) -> None:
+    fault = three.server.faults
+    fault.add(r"arm64.*rootfs\.squashfs", Hang())
+    three.jenkins = "downloads = 1\n"
+    run = three.start("publish")
+    wait_for(lambda: list(three.root.glob(f"site/public/images/{A}/*/SHA256SUMS")))
+    wait_for(lambda: three.server.count("arm64.*rootfs"))
+    run.send_signal(signal.SIGTERM)
+    out, err = run.communicate(timeout=20)
+    assert run.returncode == 143
+    assert "Traceback" not in out + err
+    assert not three.latest.exists()
+    fault.clear()
+    three.server.clear()
+    result = three.publish()
+    assert f"image:{A}" not in result.executed
+    assert not three.server.count(r"architecture=amd64,release=1.*/artifact/")
+    assert len(three.products()) == 3
