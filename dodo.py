@@ -1,8 +1,8 @@
 """imagepress: the build file of an image server.
 
 poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and
-places one image; collect decides what is listed; streams and lxc_index write what clients read;
-proof reads it as they do; prune removes what has lapsed; snapshot freezes the tree and shows it;
+places one image; prune removes what has lapsed; collect decides what is listed; streams and lxc_index
+write what clients read; proof reads it as they do; snapshot freezes the tree and shows it;
 mirror:<name> hands it to rsync; publish is the whole of it.
 """
 
@@ -54,11 +54,20 @@ def task_image() -> Tasks:
         }
 
 
+def task_prune() -> dict[str, object]:
+    """Remove lapsed images and old snapshots."""
+    return {
+        "actions": step(run.timed, prune.prune, run.settings),
+        "task_dep": ["image"],
+        "uptodate": [lambda: not any(prune.due(site, run.settings, run.now))],
+    }
+
+
 def task_collect() -> dict[str, object]:
     """Gather the images to be listed."""
     return {
         "actions": step(run.collect),
-        "task_dep": ["image"],
+        "task_dep": ["prune"],
         "targets": [site.catalogue],
         "uptodate": [same(run.ledgers), same(lambda: run.settings.site.keep)],
     }
@@ -93,21 +102,12 @@ def task_proof() -> dict[str, object]:
     }
 
 
-def task_prune() -> dict[str, object]:
-    """Remove lapsed images and old snapshots."""
-    return {
-        "actions": step(run.timed, prune.prune, run.settings),
-        "task_dep": ["proof"],
-        "uptodate": [lambda: not any(prune.due(site, run.settings, run.now))],
-    }
-
-
 def task_snapshot() -> dict[str, object]:
     """Freeze the tree and show it to the world."""
     return {
         "actions": step(run.timed, snapshot.snapshot),
         "file_dep": run.indexes(),
-        "task_dep": ["prune"],
+        "task_dep": ["proof"],
         "uptodate": [same(run.ledgers), site.latest.exists],
     }
 

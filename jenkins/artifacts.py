@@ -44,11 +44,7 @@ def browse(top: Path, words: Sequence[str], asked: Message, url: str) -> Reply:
     if not path.exists() or _unseen(top, path):
         return page(404)
     if path.is_file():
-        return (
-            _static(path, asked, plain=special == "*view*")
-            if special in ("", "*view*")
-            else page(404)
-        )
+        return _static(path, asked, plain=special == "*view*") if special in ("", "*view*") else page(404)
     if special == "*zip*":
         return Reply.of(_zipped(path), {"Content-Type": "application/zip"}, framing="chunked")
     listing = "".join(f"{each.name}{'/' * each.is_dir()}\n" for each in sorted(path.iterdir()))

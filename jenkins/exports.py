@@ -192,9 +192,7 @@ _JOBS: Mapping[str, Table[Job]] = {
     "matrix": {
         "_class": _constant("hudson.matrix.MatrixProject"),
         **_PROJECT,
-        "activeConfigurations": lambda job, site: site.each(
-            job.configurations[name] for name in job.active
-        ),
+        "activeConfigurations": lambda job, site: site.each(job.configurations[name] for name in job.active),
     },
     "pipeline": {
         "_class": _constant(f"{_PIPELINE}.job.WorkflowJob"),

@@ -163,9 +163,7 @@ class Rule:
         if not self.pattern.search(asked):
             return False
         self.hits += 1
-        return self.hits >= self.first and (
-            self.times is None or self.hits < self.first + self.times
-        )
+        return self.hits >= self.first and (self.times is None or self.hits < self.first + self.times)
 
 
 class FaultPlan:

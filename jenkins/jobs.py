@@ -160,24 +160,22 @@ class Build:
 
     def environment(self, base: str | None) -> dict[str, str]:
         """List what a shell step of this build finds in its environment."""
-        job = self.job.path
-        urls = {
-            "JENKINS_URL": f"{base}/",
-            "JOB_URL": f"{base}/{self.job.url_path}",
-            "BUILD_URL": f"{base}/{self.url_path}",
-        }
-        axes = dict(pair.split("=", 1) for pair in self.job.name.split(",") if "=" in pair)
-        return {
-            **(axes if self.job.parent else {}),
-            **(urls if base else {}),
-            **self.parameters,
+        job = self.job
+        found = {
             "CI": "true",
-            "JOB_NAME": job,
-            "JOB_BASE_NAME": self.job.name,
+            "JOB_NAME": job.path,
+            "JOB_BASE_NAME": job.name,
             "BUILD_NUMBER": str(self.number),
             "BUILD_ID": str(self.number),
-            "BUILD_TAG": f"jenkins-{job.replace('/', '-')}-{self.number}",
+            "BUILD_TAG": f"jenkins-{job.path.replace('/', '-')}-{self.number}",
+            **self.parameters,
         }
+        if job.parent:
+            found.update(pair.partition("=")[::2] for pair in job.name.split(","))
+        if base:
+            paths = {"JENKINS_URL": "", "JOB_URL": job.url_path, "BUILD_URL": self.url_path}
+            found.update((name, f"{base}/{path}") for name, path in paths.items())
+        return found
 
     def begin(self) -> None:
         """Leave the queue."""
@@ -305,7 +303,7 @@ class Job:
         timestamp: int | None = None,
         **details: Unpack[Details],
     ) -> Build:
-        """Add a build that waits. A number that was passed means that the job was made anew."""
+        """Add a build that waits; a number that was reached before means a job made anew."""
         ci = self.ci
         with ci.bulk():
             number = number or self.next_number
@@ -394,6 +392,7 @@ def _store(target: Path, content: bytes | Path) -> None:
 def _remove(directory: Path) -> None:
     """Gone at once by a rename, as Jenkins does it; the rest takes its time."""
     doomed = directory.with_name(f".{directory.name}")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a process that was killed here
     with suppress(FileNotFoundError):
         directory.rename(doomed)
         shutil.rmtree(doomed)

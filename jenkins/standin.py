@@ -242,9 +242,7 @@ def _text(text: str, kind: str, headers: Mapping[str, str] | None = None) -> Rep
     return Reply.of(text.encode(), typed, framing="chunked")
 
 
-def _json(
-    document: object, headers: Mapping[str, str] | None = None, indent: int | None = None
-) -> Reply:
+def _json(document: object, headers: Mapping[str, str] | None = None, indent: int | None = None) -> Reply:
     separators = (",", " : ") if indent else (",", ":")
     text = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
     return _text(text, "application/json", headers)

@@ -43,9 +43,7 @@ class Reply:
         framing: Framing = "length",
     ) -> Self:
         """Answer with bytes."""
-        return cls(
-            status=status, headers=headers, body=BytesIO(body), length=len(body), framing=framing
-        )
+        return cls(status=status, headers=headers, body=BytesIO(body), length=len(body), framing=framing)
 
     def blocks(self, size: int = _BLOCK) -> Iterator[bytes]:
         """Read the body."""

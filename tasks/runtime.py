@@ -26,7 +26,7 @@ from doit.exceptions import (
 )
 
 from tasks import demo, files, indexes, report, settings
-from tasks.errors import PublishError, SettingsError
+from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS
 from tasks.layout import Layout
 from tasks.mirror import push
@@ -92,6 +92,7 @@ class Run:
         self.clone = clone
         self.options = Options()
         self.result = ""  # of the hook's build
+        self.trouble = ""  # why the hook's build could not be awaited
         self.pending: list[Wish] = []
         self.selected: tuple[str, ...] = ()
         self._lock: int | None = None
@@ -184,7 +185,14 @@ class Run:
             return "no [jenkins] in the configuration"
         if options.build:
             inside_own_build(options.job, options.build, os.environ)
-            self.result = await_build(self.client(), options.job, options.build, options.wait)
+            try:
+                self.result = await_build(self.client(), options.job, options.build, options.wait)
+            except UpstreamError as error:
+                self.trouble = str(error)
+                self.lock()
+                return f"not polled: {error}"
+            if not self.result:
+                self.trouble = f"{options.job} #{options.build} still runs after {options.wait} s; the next publish takes it"
         counters = self.layout.state / "polls.json"
         seen = (load(counters, Polls) or Polls()).begun
         self.lock()
@@ -255,25 +263,16 @@ class Run:
 
     def is_flawless(self) -> bool:
         """Whether publish has nothing to complain of."""
-        return not report.faults(self.layout, self.settings) and not self.hook_fault()
-
-    def hook_fault(self) -> str:
-        """Why the hook's build could not be awaited."""
-        if self.options.build and not self.result:
-            return (
-                f"{self.options.job} #{self.options.build} still runs after {self.options.wait} s;"
-                " the next publish takes it"
-            )
-        return ""
+        return not report.faults(self.layout, self.settings) and not self.trouble
 
     def verdict(self) -> str | TaskFailed | None:
         """The last step: exit 1 when images or mirrors failed; the summary names them."""
-        found = report.faults(self.layout, self.settings) + [self.hook_fault()] * bool(self.hook_fault())
+        found = report.faults(self.layout, self.settings) + [self.trouble] * bool(self.trouble)
         return TaskFailed(f"{len(found)} faults, named below") if found else None
 
     def last_words(self, *, nothing_done: bool) -> list[str]:
         """The summary."""
-        lines = [f"failed: {fault}"] if (fault := self.hook_fault()) else []
+        lines = [f"failed: {self.trouble}"] if self.trouble else []
         if self.options.build and self.result:
             lines += report.fate(self.layout, self.options.job, self.options.build, self.result)
         lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
