@@ -13,16 +13,16 @@ from doit import create_after, task_params
 
 from tasks import indexes, mirror, prune, runtime, snapshot
 from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
-from tasks.runtime import OPTIONS, same, step
+from tasks.reporter import doit_config, same, step
 
 Tasks = Iterator[dict[str, object]]
 
 run = runtime.Run(Path(__file__).parent)
 site, rules = run.layout, run.settings.rules
-DOIT_CONFIG = runtime.doit_config(run)
+DOIT_CONFIG = doit_config(run)
 
 
-@task_params(OPTIONS)
+@task_params(runtime.OPTIONS)
 def task_publish(**options: str | int | bool) -> Tasks:
     """Publish everything that is new: the whole pipeline."""
     run.told(**options)

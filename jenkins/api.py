@@ -116,7 +116,7 @@ class _Tests(msgspec.Struct, frozen=True, rename="camel"):
 def jobs_tree(*, older: bool, unstable: bool) -> str:
     """The tree for every job, configuration and folder; with ``older`` builds also the last few.
 
-    lastStableBuild is SUCCESS only, lastSuccessfulBuild is UNSTABLE too (hudson.model.PermalinkProjectAction).
+    lastStableBuild is SUCCESS only, lastSuccessfulBuild is UNSTABLE too (PermalinkProjectAction).
     """
     tree = fields = job_tree(older=older, unstable=unstable)
     for _ in range(_DEPTH):

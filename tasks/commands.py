@@ -6,9 +6,10 @@ from typing import get_args
 
 from doit import task_params
 
-from tasks import demo, runtime
+from tasks import demo
 from tasks.errors import SettingsError
 from tasks.image import Product
+from tasks.reporter import step
 
 __all__ = ["task_demo_build"]
 
@@ -50,4 +51,4 @@ def task_demo_build(product: str, damage: str, *, untested: bool) -> Iterator[di
             raise SettingsError([f"--product={product}: {error}"]) from None
         return demo.build(CLONE, wanted, damage, tested=not untested)  # type: ignore[arg-type]
 
-    yield {"basename": "demo_build", "actions": runtime.step(act), "meta": {"lockless": True}}
+    yield {"basename": "demo_build", "actions": step(act), "meta": {"lockless": True}}

@@ -144,7 +144,7 @@ def _build(ci: "Controller", job: str, products: list[Product], damage: Damage, 
 
 
 def _next_serial(ci: "Controller", job: str) -> str:
-    """This minute in UTC, or the minute after the job's last serial."""
+    """The present minute in UTC, or the minute after the job's last serial."""
     now = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=1)
     last = max((one.description for one in ci.job(job).builds.values()), default="")
     if last:

@@ -30,7 +30,7 @@ class UpstreamError(PublishError):
 
 
 class ImageRejected(PublishError):  # noqa: N818 - a verdict on a build, not an error of ours
-    """This build must not be published; the product stays at its last good image."""
+    """A build that must not be published; the product stays at its last good image."""
 
 
 class ProgramFailed(PublishError):  # noqa: N818 - reads as the sentence it makes

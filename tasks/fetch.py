@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import msgspec
 
@@ -206,7 +207,7 @@ class Hashed:
         self._file.truncate()
         self._begin()
 
-    def __enter__(self) -> "Hashed":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -105,7 +105,8 @@ def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> str:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
     if image.files != same.files:
         raise ImageRejected(
-            f"serial {image.serial} is published with other bytes, from build #{same.source.number}; an image never changes"
+            f"serial {image.serial} is published with other bytes, from build #{same.source.number};"
+            " an image never changes"
         )
     noted = msgspec.structs.replace(same, source=image.source)
     save(layout.ledger(image.product), ledger.with_image(noted))
@@ -116,8 +117,8 @@ def _refuse_older(image: Image, ledger: Ledger) -> None:
     newest = ledger.images[-1] if ledger.images else None
     if newest and image.serial < newest.serial:
         raise ImageRejected(
-            f"its serial {image.serial} is older than the published {newest.serial} of build #{newest.source.number};"
-            " was the clock of the agent wrong?"
+            f"its serial {image.serial} is older than the published {newest.serial}"
+            f" of build #{newest.source.number}; was the clock of the agent wrong?"
         )
 
 

@@ -170,9 +170,7 @@ class _Poll:
         if not inside or os_of(name, self._settings.jobs) is None:
             patterns = ", ".join(f"{folder}/{jobs}" if folder else jobs for jobs in self._settings.jobs)
             raise SettingsError(
-                [
-                    f"--job={name}: this site publishes the jobs {patterns}; see jenkins.jobs and jenkins.folder"
-                ]
+                [f"--job={name}: this site publishes the jobs {patterns}; see jenkins.jobs, .folder"]
             )
 
     def _gate(self) -> Verdicts | None:
@@ -228,7 +226,7 @@ class _Poll:
         except JenkinsError as error:
             self._troubled[name] = f"{offer.job}/{offer.configuration} #{build.number}: {error}"
             return
-        self._save(offer.product, offer.job, offer.configuration, build, detail, _paths(detail))
+        self._save(offer, build, detail, _paths(detail))
 
     def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> None:
         """A job without configurations: one build holds the images of several products."""
@@ -256,7 +254,7 @@ class _Poll:
             self._troubled[job] = f"{job} #{choice.build.number}: no artifact lies as jenkins.path says"
         for product, paths in found.items():
             self._products.add(product)
-            self._save(product, job, "", choice.build, detail, paths)
+            self._save(msgspec.structs.replace(offer, product=product), choice.build, detail, paths)
 
     def _detail(self, path: str) -> api.BuildDetail:
         """A build that is over and has artifacts; raises JenkinsError."""
@@ -267,26 +265,18 @@ class _Poll:
             raise JenkinsError("has no artifacts (any more)")
         return detail
 
-    def _save(  # noqa: PLR0913 - the fields of a wish
-        self,
-        product: Product,
-        job: str,
-        configuration: str,
-        build: api.Build,
-        detail: api.BuildDetail,
-        paths: tuple[str, ...],
-    ) -> None:
+    def _save(self, offer: Offer, build: api.Build, detail: api.BuildDetail, paths: tuple[str, ...]) -> None:
         wish = Wish(
-            product=product,
-            job=job,
-            configuration=configuration,
+            product=offer.product,
+            job=offer.job,
+            configuration=offer.configuration,
             number=build.number,
             timestamp=build.timestamp,
             artifacts=paths,
             md5=tuple(sorted({record.hash for record in detail.fingerprint or ()})),
         )
-        if save(self._layout.wish(product), wish):
-            self._moved.append(product)
+        if save(self._layout.wish(offer.product), wish):
+            self._moved.append(offer.product)
 
 
 _ANY = Product("any", "any", "any", "any")  # stands for the products of a job that only its artifacts tell

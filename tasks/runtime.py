@@ -6,41 +6,32 @@ the process, and rsync inherits it, so that an orphan keeps the next run waiting
 
 import fcntl
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING
 
 import msgspec
 from doit.exceptions import (
-    BaseFail,
     InvalidCommand,
     InvalidDodoFile,
-    TaskError,
     TaskFailed,
-    UnmetDependency,
 )
 
 from tasks import demo, files, indexes, report, settings
-from tasks.errors import PublishError, SettingsError, UpstreamError
+from tasks.errors import SettingsError, UpstreamError
 from tasks.image import SUMS
 from tasks.layout import Layout
 from tasks.mirror import push
 from tasks.plan import Wish
 from tasks.settings import Mirror
-from tasks.state import Failure, Ledger, Offers, encode, load, load_all, save
+from tasks.state import Failure, Ledger, Offers, load, load_all, save
 
 if TYPE_CHECKING:
     from jenkins.client import Client
     from tasks.fetch import Fetcher, Staged
     from tasks.sign import Signer
-
-Step = Callable[..., str | None]
-FREE = ("poll", "publish")  # tasks that take the lock themselves, or need none
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +183,8 @@ class Run:
                 self.lock()
                 return f"not polled: {error}"
             if not self.result:
-                self.trouble = f"{options.job} #{options.build} still runs after {options.wait} s; the next publish takes it"
+                build = f"{options.job} #{options.build}"
+                self.trouble = f"{build} still runs after {options.wait} s; the next publish takes it"
         counters = self.layout.state / "polls.json"
         seen = (load(counters, Polls) or Polls()).begun
         self.lock()
@@ -282,12 +274,11 @@ class Run:
 def inside_own_build(job: str, build: int, environment: Mapping[str, str]) -> None:
     """A step of a build that waits for that build waits for ever; raises SettingsError at once."""
     if environment.get("JOB_NAME") == job and environment.get("BUILD_NUMBER") == str(build):
-        raise SettingsError(
-            [
-                f"{job} #{build} is the build that runs this command, and cannot end before it:"
-                " start the hook in the background as jenkins/post-step.sh does, or from a job of its own (jenkins/Jenkinsfile)"
-            ]
+        fault = (
+            f"{job} #{build} is the build that runs this command, and cannot end before it: start the hook in"
+            " the background as jenkins/post-step.sh does, or from a job of its own (jenkins/Jenkinsfile)"
         )
+        raise SettingsError([fault])
 
 
 def _settings(clone: Path) -> tuple[settings.Settings, bool]:
@@ -298,129 +289,3 @@ def _settings(clone: Path) -> tuple[settings.Settings, bool]:
     if path.exists():
         return settings.read(path, clone), False
     return demo.settings(clone), True
-
-
-def step(verb: Step, *arguments: object, **options: object) -> list[object]:
-    """A doit action of a verb whose expected errors become one line instead of a traceback."""
-
-    def action() -> str | TaskError | None:
-        try:
-            return verb(*arguments, **options)
-        except SettingsError as error:
-            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(3) from None
-        except PublishError as error:
-            return TaskError(str(error))
-
-    return [(action, [], {})]
-
-
-def same(value: Callable[[], object]) -> Callable[..., bool]:
-    """A doit up-to-date check: the value is what it was when the task last ended well.
-
-    Asked when the task's turn comes, not when the graph is made: earlier tasks change it.
-    """
-
-    def check(task: Any, values: Mapping[str, str]) -> bool:  # noqa: ANN401 - doit has no types
-        mark = files.digest(encode(value()))
-        key = f"same {len(task.value_savers)}"
-        task.value_savers.append(lambda: {key: mark})
-        return values.get(key) == mark
-
-    return check
-
-
-def doit_config(run: Run) -> dict[str, object]:
-    """Doit's configuration."""
-    return {
-        "default_tasks": ["publish"],
-        "backend": "journal",
-        "dep_file": str(run.layout.state / "doit.db"),
-        "check_file_uptodate": "timestamp",
-        "continue": True,
-        "verbosity": 2,
-        "action_string_formatting": "new",
-        "reporter": type("Report", (Reporter,), {"run": run}),
-    }
-
-
-class Reporter:
-    """One line per task that did something, and a summary; doit's interface (doit/reporter.py)."""
-
-    desc = "one line per step"
-    run: Run
-
-    def __init__(self, outstream: TextIO, options: Mapping[str, Any]) -> None:
-        del options
-        self._out = outstream
-        self._done = 0
-        self._failed: list[str] = []
-
-    def write(self, text: str) -> None:
-        """Print; someone may be waiting for the line."""
-        self._out.write(text)
-        self._out.flush()
-
-    def initialize(self, tasks: object, selected_tasks: Iterable[str]) -> None:
-        """Called by ``doit run`` alone, before anything else."""
-        del tasks
-        os.umask(0o022)
-        self.run.selected = tuple(selected_tasks)
-        with files.disk("make"):
-            self.run.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _stop)
-
-    def get_status(self, task: object) -> None:
-        """Not shown."""
-
-    def execute_task(self, task: Any) -> None:  # noqa: ANN401 - doit has no types
-        """A step that writes must hold the lock."""
-        if task.actions and task.name not in FREE and not (task.meta or {}).get("lockless"):
-            self.run.lock()
-
-    def add_success(self, task: Any) -> None:  # noqa: ANN401
-        """Show what a step says it did."""
-        self._done += bool(task.actions) and task.name != "poll"
-        if isinstance(task.result, str) and task.result:
-            self.write(f"{task.name:<11} {task.result}\n")
-
-    def add_failure(self, task: Any, fail: BaseFail) -> None:  # noqa: ANN401
-        """Show why a step failed; what was skipped because of it is only named."""
-        self._done += 1
-        if isinstance(fail, UnmetDependency):
-            self.write(f"{task.name:<11} not done\n")
-        elif isinstance(fail, TaskFailed | TaskError) and not fail.traceback:
-            self.write(f"{task.name:<11} ERROR: {fail.message}\n")
-        else:
-            self.write(f"{task.name:<11} ERROR: a bug, please report it\n{fail.get_msg()}\n")
-
-    def complete_run(self) -> None:
-        """The summary, for whoever reads only the end."""
-        if "publish" in self.run.selected:
-            lines = self.run.last_words(nothing_done=not self._done)
-            self.write("".join(f"{line}\n" for line in lines))
-
-    def skip_uptodate(self, task: object) -> None:
-        """Not shown."""
-
-    def skip_ignore(self, task: Any) -> None:  # noqa: ANN401
-        """Ignored by the operator's own ``doit ignore``."""
-        self.write(f"{task.name:<11} ignored\n")
-
-    def cleanup_error(self, exception: BaseFail) -> None:
-        """An error in a teardown."""
-        sys.stderr.write(exception.get_msg())
-
-    def runtime_error(self, msg: str) -> None:
-        """An error of the graph itself."""
-        sys.stderr.write(f"{msg}\n")
-
-    def teardown_task(self, task: object) -> None:
-        """Not shown."""
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End now, keeping finished work: 130 or 143, without a traceback."""
-    del frame
-    raise SystemExit(128 + number)

@@ -219,19 +219,18 @@ class _Reader:
         if get_origin(kind) is tuple and _is_record(options[0]) and isinstance(value, list):
             rows = enumerate(value, start=1)
             return tuple(self.record(options[0], row, f"{where}[{i}]") for i, row in rows)
-        if get_origin(kind) is Literal and value not in options:
-            self.fault(where, f"{value!r} is not one of {', '.join(map(repr, options))}")
-            return None
         try:
+            if get_origin(kind) is Literal and value not in options:
+                raise ValueError(f"{value!r} is not one of {', '.join(map(repr, options))}")  # noqa: TRY301
             if kind in (Span, Share):
                 return kind.parse(str(value))
-            return msgspec.convert(value, kind, dec_hook=self.own)
+            return msgspec.convert(value, kind, dec_hook=self.path)
         except (msgspec.ValidationError, ValueError) as error:
             self.fault(where, _plain(str(error), value))
             return None
 
-    def own(self, kind: type, value: object) -> object:
-        """Decode the types that msgspec does not know."""
+    def path(self, _: type, value: object) -> Path:
+        """A path, the one type that msgspec does not know; relative to the file."""
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
         return self.base / value

@@ -19,10 +19,9 @@ def snapshot(layout: Layout, now: datetime) -> str:
     latest = latest_name(layout)
     if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
         return "nothing to show yet"
-    if latest:
-        if files.inodes(layout.public) == files.inodes(layout.snapshots / latest / "public"):
-            mark_lapsing(layout, now)
-            return f"{latest} shows it already"
+    if latest and files.inodes(layout.public) == files.inodes(layout.snapshots / latest / "public"):
+        mark_lapsing(layout, now)
+        return f"{latest} shows it already"
     name = _new_name(layout, now)
     unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
     with files.disk("freeze"):

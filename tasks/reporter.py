@@ -1,0 +1,148 @@
+"""The glue to doit's runner: actions, up-to-date checks, signals, and what a run prints.
+
+One line per task that did something, then a summary for whoever reads only the end. Exit codes are
+doit's: 1 for TaskFailed, 2 for any other error, 3 for a refusal before or instead of the work.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import Any, NoReturn, TextIO
+
+from doit.exceptions import BaseFail, TaskError, TaskFailed, UnmetDependency
+
+from tasks import files
+from tasks.errors import PublishError, SettingsError
+from tasks.runtime import Run
+from tasks.state import encode
+
+Step = Callable[..., "str | TaskFailed | None"]
+FREE = ("poll", "publish")  # tasks that take the lock themselves, or need none
+
+
+def step(verb: Step, *arguments: object, **options: object) -> list[object]:
+    """A doit action of a verb whose expected errors become one line instead of a traceback."""
+
+    def action() -> str | TaskError | None:
+        try:
+            return verb(*arguments, **options)
+        except SettingsError as error:
+            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(3) from None
+        except PublishError as error:
+            return TaskError(str(error))
+
+    return [(action, [], {})]
+
+
+def same(value: Callable[[], object]) -> Callable[..., bool]:
+    """A doit up-to-date check: the value is what it was when the task last ended well.
+
+    Asked when the task's turn comes, not when the graph is made: earlier tasks change it.
+    """
+
+    def check(task: Any, values: Mapping[str, str]) -> bool:  # noqa: ANN401 - doit has no types
+        mark = files.digest(encode(value()))
+        key = f"same {len(task.value_savers)}"
+        task.value_savers.append(lambda: {key: mark})
+        return values.get(key) == mark
+
+    return check
+
+
+def doit_config(run: Run) -> dict[str, object]:
+    """Doit's configuration."""
+    return {
+        "default_tasks": ["publish"],
+        "backend": "journal",
+        "dep_file": str(run.layout.state / "doit.db"),
+        "check_file_uptodate": "timestamp",
+        "continue": True,
+        "verbosity": 2,
+        "action_string_formatting": "new",
+        "reporter": type("Report", (Reporter,), {"run": run}),
+    }
+
+
+class Reporter:
+    """One line per task that did something, and a summary; doit's interface (doit/reporter.py)."""
+
+    desc = "one line per step"
+    run: Run
+
+    def __init__(self, outstream: TextIO, options: Mapping[str, Any]) -> None:
+        del options
+        self._out = outstream
+        self._done = 0
+        self._failed: list[str] = []
+
+    def write(self, text: str) -> None:
+        """Print; someone may be waiting for the line."""
+        self._out.write(text)
+        self._out.flush()
+
+    def initialize(self, tasks: object, selected_tasks: Iterable[str]) -> None:
+        """Called by ``doit run`` alone, before anything else."""
+        del tasks
+        os.umask(0o022)
+        self.run.selected = tuple(selected_tasks)
+        with files.disk("make"):
+            self.run.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _stop)
+
+    def get_status(self, task: object) -> None:
+        """Not shown."""
+
+    def execute_task(self, task: Any) -> None:  # noqa: ANN401 - doit has no types
+        """A step that writes must hold the lock."""
+        if task.actions and task.name not in FREE and not (task.meta or {}).get("lockless"):
+            self.run.lock()
+
+    def add_success(self, task: Any) -> None:  # noqa: ANN401
+        """Show what a step says it did."""
+        self._done += bool(task.actions) and task.name != "poll"
+        if isinstance(task.result, str) and task.result:
+            self.write(f"{task.name:<11} {task.result}\n")
+
+    def add_failure(self, task: Any, fail: BaseFail) -> None:  # noqa: ANN401
+        """Show why a step failed; what was skipped because of it is only named."""
+        self._done += 1
+        if isinstance(fail, UnmetDependency):
+            self.write(f"{task.name:<11} not done\n")
+        elif isinstance(fail, TaskFailed | TaskError) and not fail.traceback:
+            self.write(f"{task.name:<11} ERROR: {fail.message}\n")
+        else:
+            self.write(f"{task.name:<11} ERROR: a bug, please report it\n{fail.get_msg()}\n")
+
+    def complete_run(self) -> None:
+        """The summary, for whoever reads only the end."""
+        if "publish" in self.run.selected:
+            lines = self.run.last_words(nothing_done=not self._done)
+            self.write("".join(f"{line}\n" for line in lines))
+
+    def skip_uptodate(self, task: object) -> None:
+        """Not shown."""
+
+    def skip_ignore(self, task: Any) -> None:  # noqa: ANN401
+        """Ignored by the operator's own ``doit ignore``."""
+        self.write(f"{task.name:<11} ignored\n")
+
+    def cleanup_error(self, exception: BaseFail) -> None:
+        """An error in a teardown."""
+        sys.stderr.write(exception.get_msg())
+
+    def runtime_error(self, msg: str) -> None:
+        """An error of the graph itself."""
+        sys.stderr.write(f"{msg}\n")
+
+    def teardown_task(self, task: object) -> None:
+        """Not shown."""
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """End now, keeping finished work: 130 or 143, without a traceback."""
+    del frame
+    raise SystemExit(128 + number)
