@@ -1,9 +1,13 @@
 """The door to the disk: atomic writes, moves, links and removals, in the order that survives a kill.
 
 Everything is written to a temporary file beside its target, synced, and renamed; a name is only
-ever seen with its whole content. Modes are 0644 and 0755 whatever the umask.
+ever seen with its whole content. What is renamed as a whole (an image, a snapshot) is made durable
+by one syncfs(2) before, which costs a tenth of an fsync for every file. Directories are synced where
+the world starts to see them; elsewhere an old name after a power cut is only work done again.
+Modes are 0644 and 0755 whatever the umask.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -38,7 +42,6 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.fchmod(handle, mode)
             os.fsync(handle)
         temporary.replace(path)
-        sync(path.parent)
 
 
 def write_changed(path: Path, data: bytes, mode: int = 0o644) -> bool:
@@ -63,11 +66,13 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sync(path: Path | str) -> None:
-    """Make a file's content, or the names in a directory, durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+def sync(directory: Path) -> None:
+    """Make everything on the file system of a directory durable, in one call."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
     finally:
         os.close(handle)
 
@@ -89,11 +94,8 @@ def move(source: Path, target: Path) -> None:
     with disk("move into place"):
         target.parent.mkdir(parents=True, exist_ok=True)
         source.chmod(0o755)
-        for entry in os.scandir(source):
-            sync(entry.path)
         sync(source)
         source.rename(target)
-        sync(target.parent)
 
 
 def remove(path: Path, trash: Path) -> None:
@@ -104,7 +106,6 @@ def remove(path: Path, trash: Path) -> None:
         if grave.exists():
             shutil.rmtree(grave)
         path.rename(grave)
-        sync(path.parent)
         shutil.rmtree(grave)
 
 
@@ -138,14 +139,15 @@ def clear(directory: Path) -> None:
 def link_tree(source: Path, target: Path) -> None:
     """Make ``target`` a copy of the tree ``source`` that shares its files by hard links."""
     with disk("link into"):
-        for directory, names, files in os.walk(source):
-            here = target / os.path.relpath(directory, source)
-            here.mkdir(parents=True)
-            here.chmod(0o755)
-            names.sort()
-            for name in files:
-                if not name.startswith(TEMPORARY):
-                    (here / name).hardlink_to(Path(directory, name))
+        target.mkdir(parents=True)
+        target.chmod(0o755)
+        for entry in _walk(str(source)):
+            here = f"{target}{entry.path.removeprefix(str(source))}"
+            if entry.is_dir(follow_symlinks=False):
+                os.mkdir(here)  # noqa: PTH102 - pathlib would take half of the time of a snapshot
+                os.chmod(here, 0o755)  # noqa: PTH101, S103 - as above; the world reads it
+            else:
+                os.link(entry.path, here, follow_symlinks=False)
 
 
 def stamp(directory: Path) -> str:
@@ -160,19 +162,39 @@ def stamp(directory: Path) -> str:
 
 def inodes(top: Path) -> dict[str, int]:
     """Every file below ``top`` with its inode: two trees of hard links are equal when these are."""
-    found = {}
-    for directory, _, files in os.walk(top):
-        with os.scandir(directory) as entries:
-            names = set(files)
-            for entry in entries:
-                if entry.name in names and not entry.name.startswith(TEMPORARY):
-                    found[os.path.relpath(entry.path, top)] = entry.inode()
-    return found
+    walk = _walk(str(top))
+    return {
+        entry.path.removeprefix(str(top)): entry.inode()
+        for entry in walk
+        if not entry.is_dir(follow_symlinks=False)
+    }
+
+
+def sizes(top: Path) -> dict[str, int]:
+    """Every file below ``top`` with its size in bytes, by its path relative to it."""
+    with disk("read"):
+        return {
+            entry.path.removeprefix(f"{top}/"): entry.stat(follow_symlinks=False).st_size
+            for entry in _walk(str(top))
+            if entry.is_file(follow_symlinks=False)
+        }
+
+
+def _walk(top: str) -> Iterator["os.DirEntry[str]"]:
+    """Every directory and file below ``top`` but our own temporary ones, parents first."""
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY):
+                continue
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
 
 
 def point(link: Path, target: str) -> None:
-    """Make ``link`` a symbolic link to ``target``, by one rename(2)."""
+    """Make ``link`` a symbolic link to ``target``, by one rename(2), once all it shows is durable."""
     with disk("flip"):
+        sync(link.parent)
         temporary = link.parent / f"{TEMPORARY}{link.name}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target)

@@ -4,7 +4,7 @@ The tree is not what the world sees, so the order here only has to be honest: wh
 what names it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from tasks import files, lxcindex, streams
@@ -110,18 +110,15 @@ def write_lxc(layout: Layout, rules: Iterable[Rule], lxc: Lxc, signer: Callable[
 def prove(layout: Layout) -> str:
     """Read the new indexes as every client would; raises ProofError, and nothing is exposed then."""
     public = layout.public
-
-    def size_of(path: str) -> int | None:
-        file = public / path
-        return file.stat().st_size if file.is_file() else None
+    sizes = files.sizes(public)
 
     faults: list[Fault] = []
     for client in METADATA:
-        faults += prove_streams(lambda path: files.read(public / path), size_of, client)
+        faults += prove_streams(lambda path: files.read(public / path), sizes.get, client)
     for index in sorted((public / LXC).glob("index-*")):
         if index.suffix != ".asc":
-            faults += prove_lxc(files.read(index) or b"", index.name, size_of)
-    faults += unsigned(layout)
+            faults += prove_lxc(files.read(index) or b"", index.name, sizes.get)
+    faults += unsigned(layout, sizes.keys())
     if faults:
         lines = list(dict.fromkeys(map(str, faults)))
         more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -137,7 +134,7 @@ def prove(layout: Layout) -> str:
     return "the new indexes are good for Incus, LXD and LXC"
 
 
-def unsigned(layout: Layout) -> list[Fault]:
+def unsigned(layout: Layout, present: Container[str]) -> list[Fault]:
     """Published files without their signature."""
     found = []
     for top, suffix in ((STREAMS, ".gpg"), (STREAMS_TWIN, ".gpg"), (LXC, ".asc")):
@@ -146,10 +143,10 @@ def unsigned(layout: Layout) -> list[Fault]:
             if plain and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
     for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
-        directory = layout.image(image)
+        top = str(image.path)
         found += [
             Fault(image.product.key, f"{image.serial} {name} has no signature")
             for name in image.files
-            if not (directory / f"{name}.asc").exists()
+            if f"{top}/{name}.asc" not in present
         ]
     return found

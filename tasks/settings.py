@@ -78,7 +78,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 class Jenkins(msgspec.Struct, frozen=True, kw_only=True):
     """``[jenkins]``: where images come from."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")]
+    url: Annotated[
+        str,
+        Meta(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$", description="an http:// or https:// URL without user"),
+    ]
     folder: str = ""
     view: str = ""
     jobs: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] = ("image-*",)
@@ -145,8 +148,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     """``[[mirror]]``: a destination that rsync understands, or a local path."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    url: Annotated[str, Meta(pattern=r"^[^-]")]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="made of letters, digits, '.', '_' and '-'"
+        ),
+    ]
+    url: Annotated[str, Meta(pattern=r"^[^-]", description="a path or an rsync URL")]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +234,7 @@ class _Reader:
                 return kind.parse(str(value))
             return msgspec.convert(value, kind, dec_hook=self.path)
         except (msgspec.ValidationError, ValueError) as error:
-            self.fault(where, _plain(str(error), value))
+            self.fault(where, _plain(str(error), kind, value))
             return None
 
     def path(self, _: type, value: object) -> Path:
@@ -275,10 +283,11 @@ def _is_record(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not hasattr(kind, "parse")
 
 
-def _plain(error: str, value: object) -> str:
-    """Msgspec's sentence, without its marks, with the value where that helps."""
+def _plain(error: str, kind: Any, value: object) -> str:  # noqa: ANN401 - a type
+    """msgspec's sentence, without its marks, with the value where that helps."""  # noqa: D403
     text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
-    text = re.sub(r"matching regex '.*'", "of the right form", text)
+    if "matching regex" in text:
+        text = f"must be {kind.__metadata__[0].description}"
     shown = isinstance(value, str | int) and repr(value) not in text
     return f"{text[0].lower()}{text[1:]}" + (f" ({value!r})" if shown else "")
 

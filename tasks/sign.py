@@ -6,7 +6,7 @@ of what it would cover is exposed: every failure here is fatal.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tasks import files
 from tasks.errors import ProgramFailed, SigningError
@@ -14,6 +14,10 @@ from tasks.image import SUMS
 from tasks.programs import run
 from tasks.settings import Signing
 
+if TYPE_CHECKING:
+    from pysequoia import SignatureMode
+
+IN_MEMORY = 1 << 20  # bytes up to which sequoia is handed the content instead of a file to stream
 TIMEOUT = 600.0  # seconds for one signature: a touch on a smartcard, a file of 10 GB
 
 
@@ -49,7 +53,9 @@ class Sequoia:
             raise SigningError(f"the key {key} cannot sign: {_first(error)}") from error
 
     def detached(self, path: Path) -> bytes:
-        """Streams the file; memory does not depend on its size."""
+        """Streams a large file; memory does not depend on its size."""
+        if path.stat().st_size <= IN_MEMORY:
+            return self._sign(path.read_bytes(), self._ps.SignatureMode.DETACHED, path.name)
         signature = path.with_name(f"{files.TEMPORARY}{path.name}.asc")
         try:
             self._ps.sign_file(self._signer, str(path), str(signature), mode=self._ps.SignatureMode.DETACHED)
@@ -64,11 +70,13 @@ class Sequoia:
 
         sequoia puts a line feed of its own before the signature; gpg counts the text's last one.
         """
+        return self._sign(text.removesuffix(b"\n"), self._ps.SignatureMode.CLEAR, "an index")
+
+    def _sign(self, data: bytes, mode: "SignatureMode", what: str) -> bytes:
         try:
-            text = text.removesuffix(b"\n")
-            return bytes(self._ps.sign(self._signer, text, mode=self._ps.SignatureMode.CLEAR))
+            return bytes(self._ps.sign(self._signer, data, mode=mode))
         except Exception as error:
-            raise SigningError(f"cannot sign an index: {_first(error)}") from error
+            raise SigningError(f"cannot sign {what}: {_first(error)}") from error
 
 
 class Gpg:

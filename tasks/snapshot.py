@@ -7,10 +7,11 @@ site: image files never change, and indexes are replaced, never rewritten.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tasks import files
 from tasks.catalogue import Catalogue
-from tasks.layout import Layout
+from tasks.layout import STREAMS, Layout
 from tasks.state import Ledger, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
@@ -19,7 +20,7 @@ def snapshot(layout: Layout, now: datetime) -> str:
     latest = latest_name(layout)
     if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
         return "nothing to show yet"
-    if latest and files.inodes(layout.public) == files.inodes(layout.snapshots / latest / "public"):
+    if latest and _same(layout.public, layout.snapshots / latest / "public"):
         mark_lapsing(layout, now)
         return f"{latest} shows it already"
     name = _new_name(layout, now)
@@ -31,10 +32,17 @@ def snapshot(layout: Layout, now: datetime) -> str:
         files.link_tree(layout.public, unfinished / "public")
         unfinished.chmod(0o755)
         unfinished.rename(layout.snapshots / name)
-        files.sync(layout.snapshots)
     files.point(layout.latest, f"snapshots/{name}/public")
     mark_lapsing(layout, now)
     return name
+
+
+def _same(tree: Path, shown: Path) -> bool:
+    """Whether two trees share every file; an index that differs says no at once."""
+    index = STREAMS / "images.json"
+    if (tree / index).exists() and (shown / index).exists() and not (tree / index).samefile(shown / index):
+        return False
+    return files.inodes(tree) == files.inodes(shown)
 
 
 def mark_lapsing(layout: Layout, now: datetime) -> None:

@@ -1,0 +1,475 @@
+"""Our tree beside the one that the publisher of images.linuxcontainers.org makes of the same builds.
+
+Both publish forty products after each of a few nights. Whatever differs between what they show must
+be in DIFFERENCES with the reason why, and whatever is in there must occur.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import forty
+import pytest
+import reference
+from forty import MOMENTS, PRODUCTS, Forty, Image
+from reference import TABLES_AS_RULES, Tables
+from sites import Key, Site
+
+from jenkins.controller import Controller
+from jenkins.standin import serve
+
+OURS, THEIRS = "only ours", "only the reference"
+KEEP = 3
+METADATA = {"incus.tar.xz", "lxd.tar.xz"}
+LXC = {"rootfs.tar.xz", "meta.tar.xz"}
+
+
+Json = dict[str, Any]
+Images = dict[Image, dict[str, bytes]]
+Found = Iterator[tuple[str, str, str, Any, Any]]  # product, serial, what, ours, theirs
+
+
+class Tree(NamedTuple):
+    """What one publisher shows."""
+
+    images: Images
+    lxc: dict[str, str]  # name of the index -> its text
+    streams: Json
+    index: Json
+    lxd: set[str]  # keys of the products that LXD may see
+
+    def newer(self, image: Image) -> list[Image]:
+        """The images of the same product with a greater serial."""
+        return [one for one in self.images if one.product == image.product and one.serial > image.serial]
+
+
+class Difference(NamedTuple):
+    """One thing that is not the same in both; None where it is not there.
+
+    ``what`` is a file of the image, or a field of the product or version, and "" the whole of it.
+    """
+
+    place: str  # tree, streams, index, lxd, or the name of an LXC index
+    product: str
+    serial: str
+    what: str
+    mine: Any
+    theirs: Any
+    ours: Tree
+    reference: Tree
+
+    @property
+    def image(self) -> Image:
+        return Image(self.product, self.serial)
+
+    @property
+    def side(self) -> str:
+        return OURS if self.theirs is None else THEIRS if self.mine is None else "differs"
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in self[:4] if part)
+        values = f": {self.mine!r:.200}, not {self.theirs!r:.200}" if self.side == "differs" else ""
+        return f"{where}: {self.side}{values}"
+
+
+class Night(NamedTuple):
+    """Both trees after a moment, and how they differ."""
+
+    name: str
+    ours: Tree
+    reference: Tree
+    differences: list[Difference]
+
+
+Is = Callable[[Difference], bool]
+
+
+def whole(side: str, *images: Image, product: str = "") -> Is:
+    """The images, or all that is listed of a product, where only this side has it."""
+    return lambda d: d.side == side and not d.what and (d.image in images if images else d.product == product)
+
+
+def is_signature(d: Difference) -> bool:
+    name = d.what.removesuffix(".asc")
+    return d.place == "tree" and d.side == OURS and name != d.what and name in d.ours.images[d.image]
+
+
+def is_source(d: Difference) -> bool:
+    return d.place == "tree" and d.side == OURS and d.what in ("source.json", "SHA256SUMS source.json")
+
+
+def is_in_grace(d: Difference) -> bool:
+    expired = len(d.reference.newer(d.image)) >= KEEP
+    return whole(OURS, d.image)(d) and d.place == "tree" and expired and not listed(d.ours, d.image)
+
+
+def is_last_of_its_kind(d: Difference) -> bool:
+    def has_vm(image: Image) -> bool:
+        return {"disk.qcow2", "incus.tar.xz"} <= d.ours.images[image].keys()
+
+    newer = d.ours.newer(d.image)
+    return (
+        whole(OURS, d.image)(d)
+        and d.place in ("tree", "streams")
+        and len(newer) >= KEEP
+        and has_vm(d.image)
+        and not any(map(has_vm, newer))
+    )
+
+
+def is_line_without_files(d: Difference) -> bool:
+    named = d.place.startswith("index-") and d.side == THEIRS and not d.what
+    return named and not d.reference.images[d.image].keys() >= LXC
+
+
+def is_lxd_requirements(d: Difference) -> bool:
+    product = d.reference.streams["products"].get(key(d.product), {})
+    return (d.what, d.side) == ("lxd_requirements", OURS) and d.mine == product["requirements"]
+
+
+def is_own_lxd_metadata(d: Difference) -> bool:
+    if d.image != forty.TWO_METADATA:
+        return False
+    if d.place == "tree":
+        return d.side == OURS and d.what in ("lxd.tar.xz", "SHA256SUMS lxd.tar.xz")
+    item, _, field = d.what.rpartition("/")
+    version = d.reference.streams["products"][key(d.product)]["versions"][d.serial]
+    return item == "items/lxd.tar.xz" and d.theirs == version["items"]["incus.tar.xz"][field]
+
+
+def is_hidden_from_lxd(d: Difference) -> bool:
+    hidden = key(d.product) not in d.reference.lxd
+    return d.place == "streams" and hidden and (d.what, d.side) == ("items/lxd.tar.xz", THEIRS)
+
+
+DIFFERENCES: list[tuple[str, Is, str]] = [
+    (
+        "signatures",
+        is_signature,
+        "the model of the reference leaves out the signatures, which both publishers make",
+    ),
+    (
+        "source.json",
+        is_source,
+        "an operator can tell which Jenkins build an image came from, and the ledger can be made again",
+    ),
+    (
+        "grace",
+        is_in_grace,
+        "who read the index of a moment ago can still fetch what it named; the reference deletes at once",
+    ),
+    (
+        "last of its kind",
+        is_last_of_its_kind,
+        "users of a VM keep the last one when three builds without a VM follow",
+    ),
+    (
+        "LXC line without LXC files",
+        is_line_without_files,
+        "lxc-create fails with 404 on a product or build that the index names but that has no LXC files",
+    ),
+    (
+        "lxd_requirements",
+        is_lxd_requirements,
+        "LXD 5.0 reads only lxd_requirements, so without them it starts images that cannot boot",
+    ),
+    (
+        "lxd.tar.xz of its own",
+        is_own_lxd_metadata,
+        "LXD gets the metadata that was made for LXD, where the reference drops that file",
+    ),
+    (
+        "not for LXD",
+        is_hidden_from_lxd,
+        "one list keeps nixos from LXD, where the reference needs a second one and a web server that picks",
+    ),
+    (
+        "pipeline",
+        whole(OURS, product="busybox/1.37/amd64/default"),
+        "a pipeline's images are published too; the reference ends with a KeyError at such a job",
+    ),
+    (
+        "LXC alone",
+        whole(OURS, product="slackware/15.0/amd64/default"),
+        "users of LXC get images without incus.tar.xz; the reference looks for that file and crashes",
+    ),
+    (
+        "no release axis",
+        whole(OURS, product="kali/current/amd64/default"),
+        "a matrix without a release makes the release 'current'; the reference ends with a KeyError",
+    ),
+    (
+        "older build that passed",
+        whole(OURS, forty.HELD),
+        "the newest build that passed is published at once, also while a newer one waits for its test",
+    ),
+    (
+        "passed once",
+        whole(OURS, *forty.TESTED_AGAIN),
+        "a build that passed stays passed when somebody tests an older one again",
+    ),
+    (
+        "unstable build",
+        whole(THEIRS, forty.UNSTABLE),
+        "an UNSTABLE build is only published where jenkins.unstable asks for it",
+    ),
+    (
+        "serial without a date",
+        whole(THEIRS, forty.NO_DATE),
+        "clients skip a version that does not begin with YYYYMMDD, so it is refused by name",
+    ),
+    (
+        "serial of the future",
+        whole(THEIRS, forty.LATE),
+        "a serial of the year 2099 would be the newest image for ever",
+    ),
+    (
+        "serial of the past",
+        whole(THEIRS, forty.EARLY),
+        "a new build under an older serial would never reach a user, so the operator is told",
+    ),
+    (
+        "broken squashfs",
+        whole(THEIRS, forty.BROKEN),
+        "a file that is no squashfs is refused, and users stay with the image that works",
+    ),
+    (
+        "two artifacts of one name",
+        whole(THEIRS, forty.TWICE),
+        "which of two rootfs.squashfs is the image cannot be known; the reference takes the last",
+    ),
+    (
+        "same as an unlisted image",
+        lambda d: d.place == "streams" and whole(OURS, forty.SAME_AS_UNLISTED)(d),
+        "only a fingerprint that is listed twice confuses clients, not one of an image that was left out",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, key: Key) -> list[Night]:
+    """Both trees after each moment."""
+    base = tmp_path_factory.mktemp("beside")
+    with serve(Controller(base / "jenkins")) as server:
+        site = Site(base, server, key)
+        site.lines = f"keep = {KEEP}\n"
+        site.jenkins = f'log = true\npath = "{forty.PATH}"\n'
+        site.more = f'{TABLES_AS_RULES}\n[jenkins.gate]\njob = "test-image"\nscope = "os"\n'
+        products = Forty(server.ci, server.url)
+        found = []
+        for moment in MOMENTS:
+            with server.ci.bulk():
+                moment.happen(products)
+            result = site.doit("publish")
+            assert result.code in (0, 1), f"{moment.name}: exit {result.code}\n{result.out}\n{result.err}"
+            reference.publish(server.url, base / "reference", Tables())
+            ours, theirs = read_ours(site.latest), read_reference(base / "reference")
+            found.append(Night(moment.name, ours, theirs, list(compare(ours, theirs))))
+        return found
+
+
+@pytest.mark.parametrize("number", range(len(MOMENTS)), ids=[moment.name for moment in MOMENTS])
+def test_every_difference_has_a_reason(nights: list[Night], number: int) -> None:
+    unlisted = [str(d) for d in nights[number].differences if not any(entry[1](d) for entry in DIFFERENCES)]
+    assert not unlisted, "\n".join(["these differ, and DIFFERENCES does not say why:", *unlisted])
+
+
+@pytest.mark.parametrize("entry", DIFFERENCES, ids=[entry[0] for entry in DIFFERENCES])
+def test_every_reason_has_a_difference(nights: list[Night], entry: tuple[str, Is, str]) -> None:
+    name, applies, reason = entry
+    assert any(applies(d) for night in nights for d in night.differences), (
+        f"{name}: nothing differs; {reason}"
+    )
+
+
+def test_no_product_of_the_reference_is_missing(nights: list[Night]) -> None:
+    """In no index of ours; an LXC index may be without products that have nothing for LXC."""
+    missing = []
+    for night in nights:
+        ours, theirs = lists(night.ours), lists(night.reference)
+        for_lxc = {image.product for image, found in night.reference.images.items() if found.keys() >= LXC}
+        for name, products in theirs.items():
+            wanted = products & for_lxc if name.startswith("index-") else products
+            missing += [f"{night.name}: {name}: {one}" for one in sorted(wanted - ours.get(name, set()))]
+    assert not missing, "\n".join(["the reference lists these, we do not:", *missing])
+
+
+def test_the_products_need_every_table(nights: list[Night], tmp_path: Path) -> None:
+    """Without any one of its tables the reference would write other indexes."""
+    assert len(PRODUCTS) == 40
+    root = tmp_path / "root"
+    for image, found in nights[0].reference.images.items():
+        (root / "images" / image.product / image.serial).mkdir(parents=True)
+        for name, content in found.items():
+            (root / "images" / image.product / image.serial / name).write_bytes(content)
+
+    def indexes(tables: Tables) -> dict[str, str]:
+        shutil.rmtree(root / "meta", ignore_errors=True)
+        reference._write_lxc_indexes(root, tables)
+        reference._write_streams(root, tables, [])
+        return {path.name: path.read_text() for path in root.glob("meta/**/*") if path.is_file()}
+
+    full = Tables()
+    names = [table.name for table in fields(Tables) if getattr(full, table.name)]
+    written = indexes(full)
+    unneeded = [
+        name for name in names if indexes(replace(full, **{name: type(getattr(full, name))()})) == written
+    ]
+    assert not unneeded
+
+
+def read_ours(top: Path) -> Tree:
+    streams = load(top, "streams/v1/images.json")
+    for name in ("images.json", "index.json"):
+        assert (top / "streams/v1" / name).read_bytes() == (top / "meta/simplestreams/v1" / name).read_bytes()
+    for_lxd = {
+        name
+        for name, product in streams["products"].items()
+        if any(
+            item["ftype"] == "lxd.tar.xz"
+            for v in product["versions"].values()
+            for item in v["items"].values()
+        )
+    }
+    return Tree(read_images(top), read_lxc(top), streams, load(top, "streams/v1/index.json"), for_lxd)
+
+
+def read_reference(top: Path) -> Tree:
+    streams = load(top, "meta/simplestreams/v1/images.json")
+    for_lxd = set(load(top, "meta/simplestreams/v1/.images.json.lxd")["products"])
+    return Tree(
+        read_images(top), read_lxc(top), streams, load(top, "meta/simplestreams/v1/index.json"), for_lxd
+    )
+
+
+def read_images(top: Path) -> Images:
+    found: Images = {}
+    for directory in sorted(top.glob("images/*/*/*/*/*")):
+        product = directory.parent.relative_to(top / "images")
+        found[Image(str(product), directory.name)] = {
+            one.name: one.read_bytes() for one in directory.iterdir()
+        }
+    return found
+
+
+def read_lxc(top: Path) -> dict[str, str]:
+    return {one.name: one.read_text() for one in top.glob("meta/1.0/*") if one.suffix != ".asc"}
+
+
+def load(top: Path, path: str) -> Json:
+    return json.loads((top / path).read_bytes())
+
+
+def key(product: str) -> str:
+    return product.replace("/", ":")
+
+
+def listed(tree: Tree, image: Image) -> bool:
+    """Whether any index names the image."""
+    product = tree.streams["products"].get(key(image.product), {"versions": {}})
+    return image.serial in product["versions"] or any(
+        lines(text).get(image.product, "").split(";")[4:5] == [image.serial] for text in tree.lxc.values()
+    )
+
+
+def lists(tree: Tree) -> dict[str, set[str]]:
+    """The products of each index."""
+    found = {name: set(lines(text)) for name, text in tree.lxc.items()}
+    found |= {"images.json": set(tree.streams["products"]), "for LXD": tree.lxd}
+    found |= {"index.json": set(tree.index["index"]["images"]["products"])}
+    return {name: {one.replace(":", "/") for one in products} for name, products in found.items()}
+
+
+def lines(text: str) -> dict[str, str]:
+    """The lines of an LXC index by product."""
+    return {"/".join(line.split(";")[:4]): line for line in text.splitlines(keepends=True)}
+
+
+def compare(ours: Tree, theirs: Tree) -> Iterator[Difference]:
+    """Everything that is not the same in both."""
+    places = {
+        "tree": differing_images(ours.images, theirs.images),
+        "streams": differing_streams(ours.streams, theirs.streams),
+        "index": differing_index(ours.index, theirs.index),
+        "lxd": differing_products(ours.lxd, theirs.lxd),
+    }
+    for name in sorted(ours.lxc.keys() | theirs.lxc.keys()):
+        places[name] = differing_lines(ours.lxc.get(name), theirs.lxc.get(name))
+    for place, found in places.items():
+        for product, *rest in found:
+            yield Difference(place, product.replace(":", "/"), *rest, ours, theirs)
+
+
+def differing_images(ours: Images, theirs: Images) -> Found:
+    for path, mine, other in differing(ours, theirs):
+        (product, serial), *names = path
+        if names != ["SHA256SUMS"] or None in (mine, other):
+            yield product, serial, "/".join(names), mine, other
+            continue
+        sums = [dict.fromkeys(text.decode().splitlines(), "line") for text in (mine, other)]
+        for (line,), here, there in differing(*sums):
+            yield product, serial, f"SHA256SUMS {line.partition('  ')[2]}", here, there
+
+
+def differing_streams(ours: Json, theirs: Json) -> Found:
+    for path, mine, other in differing(ours, theirs):
+        match path:
+            case ("products", product, "versions", serial, *names):
+                yield product, serial, "/".join(names), mine, other
+            case ("products", product, *names):
+                yield product, "", "/".join(names), mine, other
+            case _:
+                yield "", "", "/".join(path), mine, other
+
+
+def differing_index(ours: Json, theirs: Json) -> Found:
+    for path, mine, other in differing(ours, theirs):
+        if path != ("index", "images", "products"):
+            yield "", "", "/".join(path), mine, other
+            continue
+        yield from differing_products(mine, other)
+        both = set(mine) & set(other)
+        here, there = ([one for one in products if one in both] for products in (mine, other))
+        if here != there:
+            yield "", "", "order of the products", here, there
+
+
+def differing_products(ours: Collection[str], theirs: Collection[str]) -> Found:
+    for (product,), mine, other in differing(dict.fromkeys(ours, "listed"), dict.fromkeys(theirs, "listed")):
+        yield product, "", "", mine, other
+
+
+def differing_lines(ours: str | None, theirs: str | None) -> Found:
+    """Line by line; where each names another image, only the newer one is of interest."""
+    if ours is None or theirs is None:
+        yield "", "", "", ours, theirs
+        return
+    other_lines = set()
+    for (product,), mine, other in differing(lines(ours), lines(theirs)):
+        serials = [line.split(";")[4] if line else "" for line in (mine, other)]
+        newer = [
+            line if serial == max(serials) else None
+            for line, serial in zip((mine, other), serials, strict=True)
+        ]
+        yield product, max(serials), "line" if None not in newer else "", *newer
+        other_lines |= {mine, other}
+    mine, other = (
+        "".join(one for one in text.splitlines(keepends=True) if one not in other_lines)
+        for text in (ours, theirs)
+    )
+    if mine != other:
+        yield "", "", "order of the lines", mine, other
+
+
+def differing(
+    ours: Any, theirs: Any, path: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Path and both values, as high up as one of them is missing and else as far down as it goes."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(ours.keys() | theirs.keys()):
+            yield from differing(ours.get(name), theirs.get(name), (*path, name))
+    elif ours != theirs or type(ours) is not type(theirs):
+        yield path, ours, theirs

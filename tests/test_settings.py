@@ -1,0 +1,757 @@
+"""publish.toml: what it may say, and the line that each fault gets."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from reference import TABLES_AS_RULES, Tables
+
+from tasks import settings
+from tasks.errors import SettingsError
+from tasks.settings import (
+    Axes,
+    Gate,
+    Jenkins,
+    Lxc,
+    Mirror,
+    Rule,
+    Settings,
+    Share,
+    Signing,
+    Site,
+    Snapshot,
+    Span,
+    is_remote,
+)
+
+SITE = '[site]\nroot = "root"\n'
+SIGNING = '[signing]\nkey = "key.asc"\n'
+JENKINS = '[jenkins]\nurl = "https://ci.example.org"\n'
+FULL = """
+[site]
+root  = "/srv/images"          # the working tree, snapshots and state live under it
+keep  = 3                      # newest images kept for each product
+grace = "48h"                  # how long a delisted file stays fetchable
+max_shrink = "10%"             # a run that would delist more products than this stops
+
+[jenkins]                      # without this table there is no Jenkins source
+url        = "https://jenkins.example.org"
+folder     = ""                # "" is the top; "images/nightly" is a folder path
+view       = ""                # poll only what this view shows
+jobs       = ["image-*"]       # what * matches is the os
+path       = ""                # for pipeline and freestyle jobs
+user       = "publisher"
+token_file = "jenkins-token"   # or the environment variable PUBLISH_JENKINS_TOKEN
+unstable   = false             # take UNSTABLE builds as well
+downloads  = 4                 # parallel
+log        = false             # publish the console log as build.log
+[jenkins.axes]                 # which matrix axis is which; other axes are ignored
+release = "release"
+arch    = "architecture"
+variant = "variant"
+[jenkins.gate]                 # optional: only builds that a test job passed
+job   = "test-image"
+image = "image"                # the test job's parameter with the image job's name
+build = "build"                # and the one with the tested build's URL
+scope = "product"              # or "os"
+
+[signing]
+backend = "auto"
+key     = "keys/publisher.asc"
+
+[[rules]]                      # first to last, later ones add or override
+match  = "ubuntu/noble"        # os[/release[/arch[/variant]]], globs allowed
+aliases = ["ubuntu/24.04"]     # release aliases
+[[rules]]
+match = "alpine"
+requirements = { secureboot = "false" }
+lxc_min_level = 3              # lowest compat level whose index lists it
+[[rules]]
+match = "freebsd/*/*/default+zfs"
+variant_aliases = ["default", "zfs"]
+[[rules]]
+match   = "*/*/*/*desktop*"
+lxc     = false                # keep it out of the LXC index
+[[rules]]
+match = "nixos"
+clients = ["incus"]            # not listed for LXD
+
+[lxc]
+levels = [1, 2, 3, 4]          # compat-level indexes beside the bare one
+
+[snapshot]
+backend  = "auto"
+keep     = 3                   # a snapshot goes when both limits are passed
+keep_for = "48h"
+
+[[mirror]]
+name  = "eu1"
+url   = "rsync://mirror.example.org/images/"   # or user@host:/path/, or a local path
+"""
+
+
+@dataclasses.dataclass
+class Config:
+    """A configuration file of its own, outside of a clone of its own."""
+
+    base: Path
+
+    @property
+    def clone(self) -> Path:
+        return self.base / "clone"
+
+    def read(self, text: str, name: str = "etc/publish.toml") -> Settings:
+        path = self.base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.clone.mkdir(exist_ok=True)
+        path.write_text(text)
+        return settings.read(path, self.clone)
+
+    def faults(self, text: str) -> tuple[str, ...]:
+        with pytest.raises(SettingsError) as caught:
+            self.read(text)
+        assert str(caught.value) == "\n".join(caught.value.faults)
+        return caught.value.faults
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(tmp_path)
+
+
+# What is read
+
+
+def test_the_full_example(config: Config) -> None:
+    etc = config.base / "etc"
+    assert config.read(FULL) == Settings(
+        site=Site(root=Path("/srv/images"), keep=3, grace=Span(172_800), max_shrink=Share(10)),
+        jenkins=Jenkins(
+            url="https://jenkins.example.org",
+            folder="",
+            view="",
+            jobs=("image-*",),
+            path="",
+            user="publisher",
+            token_file=etc / "jenkins-token",
+            ca=None,
+            unstable=False,
+            downloads=4,
+            log=False,
+            axes=Axes(release="release", arch="architecture", variant="variant"),
+            gate=Gate(job="test-image", image="image", build="build", scope="product"),
+        ),
+        signing=Signing(key=str(etc / "keys/publisher.asc"), backend="auto"),
+        rules=(
+            Rule(match="ubuntu/noble", aliases=("ubuntu/24.04",)),
+            Rule(match="alpine", requirements={"secureboot": "false"}, lxc_min_level=3),
+            Rule(match="freebsd/*/*/default+zfs", variant_aliases=("default", "zfs")),
+            Rule(match="*/*/*/*desktop*", lxc=False),
+            Rule(match="nixos", clients=("incus",)),
+        ),
+        lxc=Lxc(levels=(1, 2, 3, 4)),
+        snapshot=Snapshot(backend="auto", keep=3, keep_for=Span(172_800)),
+        mirror=(Mirror(name="eu1", url="rsync://mirror.example.org/images/"),),
+    )
+
+
+def test_the_smallest_file_and_its_defaults(config: Config) -> None:
+    etc = config.base / "etc"
+    assert config.read(SITE + SIGNING) == Settings(
+        site=Site(root=etc / "root", keep=3, grace=Span(172_800), max_shrink=Share(10)),
+        signing=Signing(key=str(etc / "key.asc"), backend="auto", passphrase_file=None),
+        jenkins=None,
+        rules=(),
+        lxc=Lxc(levels=(1, 2, 3, 4)),
+        snapshot=Snapshot(backend="auto", keep=3, keep_for=Span(172_800)),
+        mirror=(),
+    )
+    assert config.read(SITE + SIGNING + JENKINS).jenkins == Jenkins(
+        url="https://ci.example.org",
+        folder="",
+        view="",
+        jobs=("image-*",),
+        path="",
+        user="",
+        token_file=None,
+        ca=None,
+        unstable=False,
+        downloads=4,
+        log=False,
+        axes=Axes(release="release", arch="architecture", variant="variant"),
+        gate=None,
+    )
+
+
+def test_every_value_can_be_another(config: Config) -> None:
+    text = """
+        [site]
+        root = "../tree"
+        keep = 1
+        grace = "90s"
+        max_shrink = "0%"
+        [jenkins]
+        url = "http://localhost:8080/ci/"
+        folder = "images/nightly"
+        view = "Images"
+        jobs = ["*-image", "vm-*-nightly"]
+        path = "{arch}/{release}/{variant}/{file}"
+        user = "me"
+        token_file = "/run/secrets/token"
+        ca = "ca.pem"
+        unstable = true
+        downloads = 64
+        log = true
+        [jenkins.axes]
+        release = "suite"
+        arch = "label"
+        variant = "flavour"
+        [jenkins.gate]
+        job = "tests/boot"
+        image = "IMAGE"
+        build = "URL"
+        scope = "os"
+        [signing]
+        key = "../keys/key.asc"
+        backend = "sequoia"
+        passphrase_file = "pass"
+        [[rules]]
+        match = "a/b/c/d"
+        aliases = ["a/1", "a/2"]
+        variant_aliases = ["e"]
+        requirements = { cgroup = "v1", nesting = "true" }
+        lxd_requirements = { secureboot = "true" }
+        lxc = true
+        lxc_min_level = 1
+        lxc_user_min_level = 9
+        clients = []
+        [lxc]
+        levels = []
+        [snapshot]
+        backend = "hardlink"
+        keep = 10
+        keep_for = "7d"
+        [[mirror]]
+        name = "a"
+        url = "web@host.example.org:/srv/images/"
+        [[mirror]]
+        name = "b-2.c_d"
+        url = "../mirror"
+    """
+    etc = config.base / "etc"
+    assert config.read(text) == Settings(
+        site=Site(root=etc / "../tree", keep=1, grace=Span(90), max_shrink=Share(0)),
+        jenkins=Jenkins(
+            url="http://localhost:8080/ci/",
+            folder="images/nightly",
+            view="Images",
+            jobs=("*-image", "vm-*-nightly"),
+            path="{arch}/{release}/{variant}/{file}",
+            user="me",
+            token_file=Path("/run/secrets/token"),
+            ca=etc / "ca.pem",
+            unstable=True,
+            downloads=64,
+            log=True,
+            axes=Axes(release="suite", arch="label", variant="flavour"),
+            gate=Gate(job="tests/boot", image="IMAGE", build="URL", scope="os"),
+        ),
+        signing=Signing(key=str(etc / "../keys/key.asc"), backend="sequoia", passphrase_file=etc / "pass"),
+        rules=(
+            Rule(
+                match="a/b/c/d",
+                aliases=("a/1", "a/2"),
+                variant_aliases=("e",),
+                requirements={"cgroup": "v1", "nesting": "true"},
+                lxd_requirements={"secureboot": "true"},
+                lxc=True,
+                lxc_min_level=1,
+                lxc_user_min_level=9,
+                clients=(),
+            ),
+        ),
+        lxc=Lxc(levels=()),
+        snapshot=Snapshot(backend="hardlink", keep=10, keep_for=Span(604_800)),
+        mirror=(
+            Mirror(name="a", url="web@host.example.org:/srv/images/"),
+            Mirror(name="b-2.c_d", url=str(etc / "../mirror")),
+        ),
+    )
+
+
+def test_the_tables_of_the_reference_can_be_said(config: Config) -> None:
+    found = config.read(SITE + SIGNING + TABLES_AS_RULES).rules
+    assert len(found) == TABLES_AS_RULES.count("[[rules]]")
+    said = {rule.match: rule.aliases for rule in found if rule.aliases}
+    assert said == Tables().aliases
+
+
+def test_paths_are_relative_to_the_file_wherever_we_are(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.read(SITE + SIGNING, "a/b/site.toml")
+    monkeypatch.chdir(config.base / "a")
+    found = settings.read(Path("b/site.toml"), config.clone)
+    assert found.site.root == config.base / "a/b/root"
+    assert found.signing.key == str(config.base / "a/b/key.asc")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("90s", 90), ("15m", 900), ("48h", 172_800), ("3d", 259_200), ("999999d", 86_399_913_600)],
+)
+def test_a_length_of_time(text: str, seconds: int) -> None:
+    assert Span.parse(text) == Span(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "48", "h", "1.5h", "-1h", "1 h", "1h ", "1w", "1H", "1h30m", "1000000s"]
+)
+def test_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is no length of time") as caught:
+        Span.parse(text)
+    assert str(caught.value) == f"{text!r} is no length of time; write it like 90s, 15m, 48h or 3d"
+
+
+@pytest.mark.parametrize(("text", "percent"), [("0%", 0), ("7%", 7), ("10%", 10), ("100%", 100)])
+def test_a_percentage(text: str, percent: int) -> None:
+    assert Share.parse(text) == Share(percent)
+
+
+@pytest.mark.parametrize("text", ["", "%", "10", "101%", "1000%", "-1%", "1.5%", "10 %", "10% "])
+def test_no_percentage(text: str) -> None:
+    with pytest.raises(ValueError, match="is no percentage") as caught:
+        Share.parse(text)
+    assert str(caught.value) == f"{text!r} is no percentage; write it like 10%"
+
+
+# Faults, one line each
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        pytest.param(SIGNING, "site: is missing, and has no default", id="no site"),
+        pytest.param(SITE, "signing: is missing, and has no default", id="no signing"),
+        pytest.param("[site]\n" + SIGNING, "site.root: is missing, and has no default", id="no root"),
+        pytest.param(SITE + "[signing]", "signing.key: is missing, and has no default", id="no key"),
+        pytest.param(
+            SITE + SIGNING + "[jenkins]", "jenkins.url: is missing, and has no default", id="no URL"
+        ),
+        pytest.param(
+            SITE + SIGNING + JENKINS + "[jenkins.gate]",
+            "jenkins.gate.job: is missing, and has no default",
+            id="no test job",
+        ),
+        pytest.param(
+            SITE + SIGNING + "[[rules]]", "rules[1].match: is missing, and has no default", id="no match"
+        ),
+        pytest.param(
+            SITE + SIGNING + '[[mirror]]\nname="a"',
+            "mirror[1].url: is missing, and has no default",
+            id="no mirror URL",
+        ),
+        pytest.param(
+            SITE + SIGNING + JENKINS + '[jenkins.gate]\njob = "t"\njobb = "t"',
+            "jenkins.gate.jobb: unknown key; did you mean 'job'?",
+            id="near, deep",
+        ),
+        pytest.param(
+            SITE + SIGNING + "[jenkns]", "jenkns: unknown key; did you mean 'jenkins'?", id="near, top"
+        ),
+        pytest.param(
+            SITE + "kep = 3\n" + SIGNING, "site.kep: unknown key; did you mean 'keep'?", id="near, table"
+        ),
+        pytest.param(
+            SITE + SIGNING + '[[rules]]\nmatch = "a"\n[[rules]]\nmatch = "b"\nalias = ["c"]',
+            "rules[2].alias: unknown key; did you mean 'aliases'?",
+            id="near, second rule",
+        ),
+        pytest.param(SITE + SIGNING + "[zzz]", "zzz: unknown key", id="near nothing"),
+        pytest.param("site = 1\n" + SIGNING, "site: must be a table", id="no table"),
+        pytest.param("jenkins = []\n" + SITE + SIGNING, "jenkins: must be a table", id="list, no table"),
+        pytest.param(
+            'rules = ["a"]\n' + SITE + SIGNING, "rules[1]: must be a table", id="no table in a list"
+        ),
+        pytest.param(
+            SITE + SIGNING + '[rules]\nmatch = "a"',
+            "rules: expected array, got object",
+            id="a table, no list",
+        ),
+    ],
+)
+def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
+    assert config.faults(text) == (f"publish.toml: {fault}",)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "fault"),
+    [
+        ("site.root", "5", "expected str, got int (5)"),
+        ("site.root", "['a']", "expected str, got list"),
+        ("site.keep", "0", "expected int >= 1 (0)"),
+        ("site.keep", "'3'", "expected int, got str ('3')"),
+        ("site.keep", "true", "expected int, got bool (True)"),
+        ("site.keep", "1.5", "expected int, got float"),
+        ("site.grace", "48", "'48' is no length of time; write it like 90s, 15m, 48h or 3d"),
+        ("site.grace", "'2 days'", "'2 days' is no length of time; write it like 90s, 15m, 48h or 3d"),
+        ("site.max_shrink", "10", "'10' is no percentage; write it like 10%"),
+        ("site.max_shrink", "'101%'", "'101%' is no percentage; write it like 10%"),
+        ("jenkins.url", "''", "must be an http:// or https:// URL without user ('')"),
+        (
+            "jenkins.url",
+            "'ci.example.org'",
+            "must be an http:// or https:// URL without user ('ci.example.org')",
+        ),
+        ("jenkins.url", "'ftp://ci'", "must be an http:// or https:// URL without user ('ftp://ci')"),
+        ("jenkins.url", "'https://'", "must be an http:// or https:// URL without user ('https://')"),
+        (
+            "jenkins.url",
+            "'https://me:secret@ci'",
+            "must be an http:// or https:// URL without user ('https://me:secret@ci')",
+        ),
+        (
+            "jenkins.url",
+            "'https://ci/?tree=a'",
+            "must be an http:// or https:// URL without user ('https://ci/?tree=a')",
+        ),
+        ("jenkins.url", "'https://ci#a'", "must be an http:// or https:// URL without user ('https://ci#a')"),
+        ("jenkins.folder", "1", "expected str, got int (1)"),
+        ("jenkins.jobs", "'image-*'", "expected array, got str ('image-*')"),
+        ("jenkins.jobs", "[]", "expected array of length >= 1"),
+        ("jenkins.jobs", "['']", "expected str of length >= 1"),
+        ("jenkins.jobs", "['image']", "'image' must have one '*', which stands for the os"),
+        ("jenkins.jobs", "['a*', '*-b-*']", "'*-b-*' must have one '*', which stands for the os"),
+        ("jenkins.path", "'{arch}'", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"'),
+        ("jenkins.path", "'{file}/'", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"'),
+        ("jenkins.token_file", "false", "expected str, got bool (False)"),
+        ("jenkins.unstable", "'no'", "expected bool, got str ('no')"),
+        ("jenkins.unstable", "0", "expected bool, got int (0)"),
+        ("jenkins.downloads", "0", "expected int >= 1 (0)"),
+        ("jenkins.downloads", "65", "expected int <= 64 (65)"),
+        ("jenkins.axes.arch", "''", "expected str of length >= 1 ('')"),
+        ("jenkins.axes", "'arch'", "must be a table"),
+        ("jenkins.gate", "'test-image'", "must be a table"),
+        ("jenkins.gate", "{ job = '' }", "expected str of length >= 1 ('')"),
+        ("jenkins.gate", "{ job = 't', scope = 'job' }", "'job' is not one of 'product', 'os'"),
+        ("signing.backend", "'pgp'", "'pgp' is not one of 'auto', 'gpg', 'sequoia'"),
+        ("signing.backend", "1", "1 is not one of 'auto', 'gpg', 'sequoia'"),
+        ("signing.backend", "['gpg']", "['gpg'] is not one of 'auto', 'gpg', 'sequoia'"),
+        ("signing.key", "''", "expected str of length >= 1 ('')"),
+        ("signing.passphrase_file", "1", "expected str, got int (1)"),
+        ("lxc.levels", "4", "expected array, got int (4)"),
+        ("lxc.levels", "[0]", "expected int >= 1"),
+        ("lxc.levels", "[10]", "expected int <= 9"),
+        ("snapshot.backend", "'zfs2'", "'zfs2' is not one of 'auto', 'hardlink'"),
+        ("snapshot.keep", "0", "expected int >= 1 (0)"),
+        ("snapshot.keep_for", "''", "'' is no length of time; write it like 90s, 15m, 48h or 3d"),
+        ("rules.match", "''", "expected str of length >= 1 ('')"),
+        ("rules.match", "'a/b/c/d/e'", "has more than os/release/arch/variant"),
+        ("rules.aliases", "'debian/13'", "expected array, got str ('debian/13')"),
+        ("rules.aliases", "['']", "expected str of length >= 1"),
+        ("rules.variant_aliases", "[1]", "expected str, got int"),
+        ("rules.requirements", "{ secureboot = false }", "expected str, got bool"),
+        ("rules.requirements", "['secureboot']", "expected object, got array"),
+        ("rules.lxd_requirements", "{ a = 1 }", "expected str, got int"),
+        ("rules.lxc", "'no'", "expected bool, got str ('no')"),
+        ("rules.lxc_min_level", "0", "expected int >= 1 (0)"),
+        ("rules.lxc_min_level", "10", "expected int <= 9 (10)"),
+        ("rules.lxc_user_min_level", "0", "expected int >= 1 (0)"),
+        ("rules.clients", "'incus'", "expected array, got str ('incus')"),
+        ("rules.clients", "['incuss']", "invalid enum value 'incuss'"),
+        ("mirror.name", "''", "must be made of letters, digits, '.', '_' and '-' ('')"),
+        ("mirror.name", "'a/b'", "must be made of letters, digits, '.', '_' and '-' ('a/b')"),
+        ("mirror.name", "'-a'", "must be made of letters, digits, '.', '_' and '-' ('-a')"),
+        ("mirror.name", "'..'", "must be made of letters, digits, '.', '_' and '-' ('..')"),
+        ("mirror.url", "''", "must be a path or an rsync URL ('')"),
+        ("mirror.url", "'--delete'", "must be a path or an rsync URL ('--delete')"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_faults_of_values(config: Config, where: str, value: str, fault: str) -> None:
+    lines = {
+        "site": ["root = 'root'"],
+        "signing": ["key = 'key'"],
+        "jenkins": ["url = 'https://ci'"],
+        "rules": ["match = 'a'"],
+        "mirror": ["name = 'a'", "url = 'b'"],
+    }
+    *tables, key = where.split(".")
+    table = ".".join(tables)
+    own = [line for line in lines.get(table, []) if not line.startswith(f"{key} ")]
+    lines |= {table: [*own, f"{key} = {value}"]}
+    heads = {name: f"[[{name}]]" if name in ("rules", "mirror") else f"[{name}]" for name in lines}
+    text = "\n".join(f"{heads[name]}\n" + "\n".join(lines[name]) for name in lines)
+    numbered = where.replace("rules.", "rules[1].").replace("mirror.", "mirror[1].")
+    told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
+    numbered = next((told[start] for start in told if value.startswith(start)), numbered)
+    assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)
+
+
+def test_many_faults_are_told_at_once(config: Config) -> None:
+    text = """
+        [site]
+        kepe = 3
+        grace = "soon"
+        [jenkins]
+        url = "ci.example.org"
+        downloads = 0
+        [jenkins.gate]
+        jobb = "test-image"
+        [signing]
+        key = "k"
+        backend = "openssl"
+        [[rules]]
+        match = "a"
+        lxc = "no"
+        [[rules]]
+        aliases = [1]
+        [[mirror]]
+        name = "a b"
+        url = "b"
+    """
+    assert sorted(config.faults(text)) == [
+        "publish.toml: jenkins.downloads: expected int >= 1 (0)",
+        "publish.toml: jenkins.gate.job: is missing, and has no default",
+        "publish.toml: jenkins.gate.jobb: unknown key; did you mean 'job'?",
+        "publish.toml: jenkins.url: must be an http:// or https:// URL without user ('ci.example.org')",
+        "publish.toml: mirror[1].name: must be made of letters, digits, '.', '_' and '-' ('a b')",
+        "publish.toml: rules[1].lxc: expected bool, got str ('no')",
+        "publish.toml: rules[2].aliases: expected str, got int",
+        "publish.toml: rules[2].match: is missing, and has no default",
+        "publish.toml: signing.backend: 'openssl' is not one of 'auto', 'gpg', 'sequoia'",
+        "publish.toml: site.grace: 'soon' is no length of time; write it like 90s, 15m, 48h or 3d",
+        "publish.toml: site.kepe: unknown key; did you mean 'keep'?",
+        "publish.toml: site.root: is missing, and has no default",
+    ]
+
+
+def test_many_faults_of_meaning_are_told_at_once(config: Config) -> None:
+    text = SITE + JENKINS.replace("\n", "\njobs = ['a', 'b']\npath = '{file}.gz'\n", 1)
+    text += "[signing]\nkey = '../clone/key'\n[[rules]]\nmatch = 'a/b/c/d/e'\n"
+    text += "[[mirror]]\nname = 'eu'\nurl = 'a'\n" * 2
+    assert sorted(config.faults(text)) == [
+        "publish.toml: jenkins.jobs: 'a' must have one '*', which stands for the os",
+        "publish.toml: jenkins.jobs: 'b' must have one '*', which stands for the os",
+        'publish.toml: jenkins.path: must end in {file}, like "{arch}/{release}/{variant}/{file}"',
+        "publish.toml: mirror: two mirrors are called 'eu'; names must differ",
+        "publish.toml: rules[1].match: has more than os/release/arch/variant",
+        f"publish.toml: signing.key: {config.base}/etc/../clone/key is inside the clone; keep the secret key elsewhere",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        pytest.param(b"[site\n", "Expected ']' at the end of a table declaration (at line 1, column 6)", id="syntax"),
+        pytest.param(b"[site]\n[site]\n", "Cannot declare ('site',) twice (at line 2, column 6)", id="twice"),
+        pytest.param(b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", id="no UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_is_no_toml(tmp_path: Path, data: bytes, fault: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(data)
+    with pytest.raises(SettingsError) as caught:
+        settings.read(path, tmp_path)
+    assert caught.value.faults == (f"site.toml: {fault}",)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("missing.toml", "No such file or directory"), ("", "Is a directory")]
+)
+def test_what_is_no_file(tmp_path: Path, name: str, why: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(SettingsError) as caught:
+        settings.read(path, tmp_path)
+    assert caught.value.faults == (f"{path}: cannot be read: {why}",)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.datetimes()
+    | st.dates(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+PLACES = [
+    (record, field.name)
+    for record in (Settings, Site, Jenkins, Axes, Gate, Signing, Rule, Lxc, Snapshot, Mirror)
+    for field in msgspec.structs.fields(record)
+]
+
+
+@hypothesis(max_examples=200, deadline=None)
+@given(st.sampled_from(PLACES), VALUES.filter(lambda value: value is not None))
+def test_no_value_anywhere_is_a_traceback(place: tuple[type[msgspec.Struct], str], value: object) -> None:
+    """A record comes out, or faults do, each of them one line."""
+    record, field = place
+    reader = settings._Reader("publish.toml", Path("/etc"))
+    found = reader.record(record, {field: value}, "")
+    assert (found is None) == bool(reader.faults)
+    assert all(re.fullmatch(r"publish\.toml: [^\n]+: [^\n]+", fault) for fault in reader.faults)
+
+
+# The key and its place
+
+
+def inside(base: Path) -> str:
+    return "../clone/key.asc"
+
+
+def inside_by_its_full_name(base: Path) -> str:
+    return str(base / "clone/keys/deep/key.asc")
+
+
+def inside_through_a_link(base: Path) -> str:
+    (base / "etc").mkdir()
+    (base / "etc/link").symlink_to(base / "clone")
+    return "link/key.asc"
+
+
+def a_link_to_a_key_inside(base: Path) -> str:
+    (base / "etc").mkdir()
+    (base / "clone").mkdir()
+    (base / "clone/key.asc").touch()
+    (base / "etc/key").symlink_to("../clone/key.asc")
+    return "key"
+
+
+def the_clone_itself(base: Path) -> str:
+    return "../clone"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [inside, inside_by_its_full_name, inside_through_a_link, a_link_to_a_key_inside, the_clone_itself],
+)
+def test_a_key_inside_the_clone_is_refused(config: Config, place: Callable[[Path], str]) -> None:
+    key = place(config.base)
+    (fault,) = config.faults(SITE + f'[signing]\nkey = "{key}"')
+    assert fault == (
+        f"publish.toml: signing.key: {config.base / 'etc' / key} is inside the clone; keep the secret key elsewhere"
+    )
+
+
+def test_a_clone_that_is_reached_through_a_link_is_the_same_clone(config: Config) -> None:
+    config.read(SITE + SIGNING)
+    (config.base / "link").symlink_to(config.clone)
+    (config.base / "etc/publish.toml").write_text(SITE + "[signing]\nkey = '../clone/key.asc'")
+    with pytest.raises(SettingsError, match="is inside the clone"):
+        settings.read(config.base / "etc/publish.toml", config.base / "link")
+
+
+@pytest.mark.parametrize("key", ["../clone-2/key.asc", "key.asc", "../clone/../key.asc"])
+def test_a_key_outside_the_clone_is_taken(config: Config, key: str) -> None:
+    assert config.read(SITE + f'[signing]\nkey = "{key}"').signing.key == str(config.base / "etc" / key)
+
+
+FINGERPRINT = "0123456789ABCDEF0123456789ABCDEF01234567"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (FINGERPRINT, True),
+        (FINGERPRINT.lower(), True),
+        (f"0x{FINGERPRINT}", True),
+        (f"{FINGERPRINT}!", True),
+        (FINGERPRINT[-16:], True),
+        (FINGERPRINT[-8:], False),
+        (FINGERPRINT[:-1], False),
+        (f"{FINGERPRINT}0", False),
+        (f"{FINGERPRINT}!!", False),
+        (f"{FINGERPRINT}.asc", False),
+        (f"keys/{FINGERPRINT}", False),
+        (f"{FINGERPRINT}\n", False),
+    ],
+)
+def test_what_names_a_key_of_gpg(key: str, expected: bool) -> None:
+    assert Signing(key=key).is_fingerprint is expected
+
+
+@pytest.mark.parametrize("backend", ["auto", "gpg"])
+def test_a_fingerprint_is_no_path(config: Config, backend: str) -> None:
+    text = f'{SITE}[signing]\nkey = "{FINGERPRINT}"\nbackend = "{backend}"'
+    assert config.read(text).signing.key == FINGERPRINT
+
+
+def test_a_file_with_the_name_of_a_fingerprint_can_be_meant(config: Config) -> None:
+    text = f'{SITE}[signing]\nkey = "{FINGERPRINT}"\nbackend = "sequoia"'
+    assert config.read(text).signing.key == str(config.base / "etc" / FINGERPRINT)
+
+
+def test_gpg_needs_a_fingerprint(config: Config) -> None:
+    assert config.faults(SITE + '[signing]\nkey = "key.asc"\nbackend = "gpg"') == (
+        "publish.toml: signing.key: the gpg back end needs a fingerprint of 16 or 40 hex digits",
+    )
+
+
+# Secrets
+
+
+SECRETS = [
+    pytest.param(
+        "PUBLISH_JENKINS_TOKEN",
+        lambda file: Jenkins(url="https://ci", token_file=file).token,
+        "jenkins.token_file",
+        id="token",
+    ),
+    pytest.param(
+        "PUBLISH_SIGNING_PASSPHRASE",
+        lambda file: Signing(key="k", passphrase_file=file).passphrase,
+        "signing.passphrase_file",
+        id="passphrase",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variable", "secret", "name"), SECRETS)
+def test_where_a_secret_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, secret: Callable, name: str
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    file = tmp_path / "secret"
+    assert secret(None)() == ""
+    with pytest.raises(SettingsError) as caught:
+        secret(file)()
+    assert str(caught.value) == f"{name}: {file} cannot be read: No such file or directory"
+    file.write_text(" from the file \n")
+    assert secret(file)() == "from the file"
+    monkeypatch.setenv(variable, "from the environment")
+    assert secret(file)() == "from the environment"
+    assert secret(None)() == "from the environment"
+    monkeypatch.setenv(variable, "")
+    assert secret(file)() == "from the file"
+
+
+# Mirrors
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("rsync://host/module/", True),
+        ("host::module/path", True),
+        ("host:/path/", True),
+        ("me@host:path", True),
+        ("/srv/mirror", False),
+        ("/srv/a:b", False),
+        ("./a:b", False),
+        ("mirror", False),
+        ("mirror/a:b", False),
+    ],
+)
+def test_which_mirrors_are_elsewhere(config: Config, url: str, expected: bool) -> None:
+    assert is_remote(url) is expected
+    (mirror,) = config.read(f"{SITE}{SIGNING}[[mirror]]\nname = 'a'\nurl = '{url}'").mirror
+    assert mirror.url == (url if expected else str(config.base / "etc" / url))
