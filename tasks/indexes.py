@@ -143,10 +143,10 @@ def unsigned(layout: Layout, present: Container[str]) -> list[Fault]:
             if plain and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
     for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
-        top = str(image.path)
+        where = str(image.path)
         found += [
             Fault(image.product.key, f"{image.serial} {name} has no signature")
             for name in image.files
-            if f"{top}/{name}.asc" not in present
+            if f"{where}/{name}.asc" not in present
         ]
     return found
