@@ -5,6 +5,7 @@ The pipeline does not know: it polls an HTTP server that keeps its builds betwee
 """
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -77,14 +78,17 @@ def farewell(clone: Path, layout: Layout) -> list[str]:
     """How to look at what was made."""
     here = Path(os.path.relpath(clone))
     tree = here / os.path.relpath(layout.latest, clone)
+    called = Path(sys.argv[0])
+    inside = called.name == "doit" and called.is_relative_to(clone)
+    doit = os.path.relpath(called) if inside else "doit"
     return [
         "",
         "This was the demo: there is no publish.toml yet. To look at what it made:",
-        f"  find -L {tree}/ -name '*.json'            the published tree",
+        f"  find -L {tree}/ -type f                     the published tree",
         f"  (cd {tree} && incus-simplestreams list)   as Incus sees it",
-        f"  gpg --show-keys {here / '.demo/keys/publisher.pub.asc'}   the throw-away key",
-        "  doit demo_build && doit publish            one more build, published",
-        "  doit demo_build --damage=meta              a bad one: it is refused by name",
+        f"  gpg --show-keys {here / '.demo/keys/publisher.pub.asc'}          the throw-away key that signed it",
+        f"  {doit} demo_build && {doit} publish             one more build, published",
+        f"  {doit} demo_build --damage=meta                 a bad one: publish refuses it by name",
         "To start over, remove .demo/. For a real server, README.md says what to put into publish.toml.",
     ]
 

@@ -7,13 +7,10 @@ depend on its size. A few threads work through the wishes in order.
 
 import hashlib
 import os
-import queue
 import shutil
-import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -22,8 +19,12 @@ from jenkins.client import Client
 from jenkins.errors import JenkinsError, NotFound
 from tasks import files
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, kinds, parse_serial
+from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, Product, kinds, parse_serial
 from tasks.plan import Wish
+from tasks.threads import ahead
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
@@ -40,38 +41,26 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fetcher:
-    """Downloads ahead: threads that end with the process, for a signal must not wait for a network."""
+    """Downloads ahead of the tasks that wait for them."""
 
     def __init__(self, client: Client, staging: Path, *, threads: int, log: bool) -> None:
         self._client, self._staging, self._threads, self._log = client, staging, threads, log
-        self._queue: queue.SimpleQueue[tuple[Wish, Future[Staged]]] = queue.SimpleQueue()
-        self._futures: dict[str, Future[Staged]] = {}
+        self._futures: dict[Product, Future[Staged]] = {}
 
     def start(self, wishes: Iterable[Wish]) -> None:
         """Begin to fetch these, in this order."""
-        for wish in wishes:
-            future: Future[Staged] = Future()
-            self._futures[wish.product.key] = future
-            self._queue.put((wish, future))
-        for _ in range(min(self._threads, len(self._futures))):
-            threading.Thread(target=self._work, daemon=True).start()
+        wishes = list(wishes)
+        futures = ahead(self._fetch, wishes, self._threads)
+        self._futures |= {wish.product: future for wish, future in zip(wishes, futures, strict=True)}
 
     def take(self, wish: Wish) -> Staged:
         """Wait for one; raises ImageRejected or UpstreamError."""
-        if wish.product.key not in self._futures:
+        if wish.product not in self._futures:
             self.start([wish])
-        return self._futures.pop(wish.product.key).result()
+        return self._futures.pop(wish.product).result()
 
-    def _work(self) -> None:
-        while True:
-            try:
-                wish, future = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                future.set_result(fetch(self._client, wish, self._staging / wish.product.key, log=self._log))
-            except BaseException as error:  # noqa: BLE001 - the waiting task raises it
-                future.set_exception(error)
+    def _fetch(self, wish: Wish) -> Staged:
+        return fetch(self._client, wish, self._staging / wish.product.key, log=self._log)
 
 
 def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:

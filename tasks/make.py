@@ -7,6 +7,7 @@ its last good image. A fault of ours (signing, disk) is an error and is raised.
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,29 +22,36 @@ from tasks.sign import Signer, sign_directory
 from tasks.state import Failure, Ledger, encode, load, save
 
 
+class Made(NamedTuple):
+    """How a wish ended, in a line, and the image where that is new."""
+
+    line: str
+    image: Image | None = None
+
+
 def make(
     wish: Wish,
     layout: Layout,
     take: Callable[[Wish], Staged],
     signer: Callable[[], Signer],
     now: datetime,
-) -> str:
-    """Bring one product to its wished build; returns a line that says how it ended."""
+) -> Made:
+    """Bring one product to its wished build."""
     ledger = adopt(wish.product, layout)
     if image := ledger.of_build(wish.job, wish.configuration, wish.number):
         files.unlink(layout.failure(wish.product))
-        return f"{image.serial} is there already"
+        return Made(f"{image.serial} is there already")
     try:
         staged = take(wish)
         check(staged.directory, staged.files, wish.product, staged.serial, now)
-        line = _place(wish, staged, ledger, layout, signer)
+        made = _place(wish, staged, ledger, layout, signer)
     except (ImageRejected, UpstreamError) as fault:
         rejected = isinstance(fault, ImageRejected)
         failure = Failure(product=wish.product, build=wish.build, reason=str(fault), rejected=rejected)
         save(layout.failure(wish.product), failure)
-        return f"{'rejected' if rejected else 'failed'}: {wish.build}: {fault}"
+        return Made(f"{'rejected' if rejected else 'failed'}: {wish.build}: {fault}")
     files.unlink(layout.failure(wish.product))
-    return line
+    return made
 
 
 def adopt(product: Product, layout: Layout) -> Ledger:
@@ -72,7 +80,7 @@ def _whole(image: Image, layout: Layout) -> bool:
     )
 
 
-def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> str:
+def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
     """Sign a checked image and rename it into the tree; the ledger follows, never leads."""
     image = Image(
         product=wish.product,
@@ -98,10 +106,11 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     files.move(staged.directory, layout.image(image))
     save(layout.ledger(wish.product), ledger.with_image(image))
     what = ", ".join(sorted(image.kinds))
-    return f"{image.serial} ({what}; {len(image.files)} files, {_human(image.size)}) from {wish.build}"
+    files_ = f"{len(image.files)} files, {_human(image.size)}"
+    return Made(f"{image.serial} ({what}; {files_}) from {wish.build}", image)
 
 
-def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> str:
+def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
     if image.files != same.files:
         raise ImageRejected(
@@ -110,7 +119,7 @@ def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> str:
         )
     noted = msgspec.structs.replace(same, source=image.source)
     save(layout.ledger(image.product), ledger.with_image(noted))
-    return f"{image.serial} is there already, with the same bytes, from build #{same.source.number}"
+    return Made(f"{image.serial} is there already, with the same bytes, from build #{same.source.number}")
 
 
 def _refuse_older(image: Image, ledger: Ledger) -> None:

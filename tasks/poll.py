@@ -7,7 +7,6 @@ has forgotten leaves it as it is: nothing is ever unpublished here.
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +30,7 @@ from tasks.plan import (
 )
 from tasks.settings import Jenkins
 from tasks.state import Offers, load, load_all, save
+from tasks.threads import together
 
 PAUSE = 2.0  # seconds between two looks at a build that still runs
 
@@ -117,9 +117,8 @@ class _Poll:
         gate = self._gate()
         offers, pipelines = self._sort(jobs)
         wanted = [(offer, build) for offer in offers if (build := self._choose(offer, gate))]
-        with ThreadPoolExecutor(settings.downloads) as pool:
-            list(pool.map(lambda one: self._wish(*one), wanted))
-            list(pool.map(lambda one: self._pipeline(one, gate), pipelines))
+        together(lambda one: self._wish(*one), wanted, settings.downloads)
+        together(lambda one: self._pipeline(one, gate), pipelines, settings.downloads)
         return self
 
     def offers(self) -> Offers:

@@ -1,8 +1,9 @@
 """What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tasks.catalogue import Catalogue
+from tasks.image import Image
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
@@ -39,6 +40,12 @@ def fate(layout: Layout, job: str, build: int, result: str) -> list[str]:
     if result not in ("SUCCESS", "UNSTABLE"):
         return [f"{job} #{build}: not published, for it ended {result}"]
     return [f"{job} #{build}: not published; see what is held or failed below"]
+
+
+def published(images: Collection[Image]) -> list[str]:
+    """What this run added."""
+    lines = [f"{image.product.name} {image.serial} ({', '.join(sorted(image.kinds))})" for image in images]
+    return _some("published", lines)
 
 
 def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[str]:

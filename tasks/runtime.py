@@ -21,7 +21,7 @@ from doit.exceptions import (
 
 from tasks import demo, files, indexes, report, settings
 from tasks.errors import SettingsError, UpstreamError
-from tasks.image import SUMS
+from tasks.image import SUMS, Image
 from tasks.layout import Layout
 from tasks.mirror import push
 from tasks.plan import Wish
@@ -83,6 +83,7 @@ class Run:
         self.clone = clone
         self.options = Options()
         self.result = ""  # of the hook's build
+        self.published: list[Image] = []
         self.trouble = ""  # why the hook's build could not be awaited
         self.pending: list[Wish] = []
         self.selected: tuple[str, ...] = ()
@@ -231,7 +232,10 @@ class Run:
         """Bring one product to its wished build."""
         from tasks.make import make  # noqa: PLC0415 - not needed when nothing is new
 
-        return make(wish, self.layout, self.take, self.signer, self.now)
+        made = make(wish, self.layout, self.take, self.signer, self.now)
+        if made.image:
+            self.published.append(made.image)
+        return made.line
 
     def collect(self) -> str:
         """Gather what is to be listed."""
@@ -267,6 +271,7 @@ class Run:
         lines = [f"failed: {self.trouble}"] if self.trouble else []
         if self.options.build and self.result:
             lines += report.fate(self.layout, self.options.job, self.options.build, self.result)
+        lines += report.published(self.published)
         lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
         return lines + (demo.farewell(self.clone, self.layout) if self.is_demo else [])
 
