@@ -36,24 +36,34 @@ _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
 
 def browse(top: Path, words: Sequence[str], asked: Message, url: str) -> Reply:
-    """Answer for ``words`` below a build's ``artifact/``; the last is empty after a slash."""
+    """Answer for the ``words`` below a build's ``artifact/``; those with stars are questions."""
     names = [word for word in words if word]
-    wild = next((at for at, name in enumerate(names) if name.startswith("*")), len(names))
-    path = top.joinpath(*names[:wild])
-    special = names[wild] if wild < len(names) else ""
-    if not path.exists() or _unseen(top, path):
+    stars = [at for at, name in enumerate(names) if name.startswith("*")]
+    path = top.joinpath(*names[: min(stars, default=len(names))])
+    question = names[stars[0]] if stars else ""
+    if _unseen(top, path):
         return page(404)
-    if path.is_file():
-        return _static(path, asked, plain=special == "*view*") if special in ("", "*view*") else page(404)
-    if special == "*zip*":
-        return Reply.of(_zipped(path), {"Content-Type": "application/zip"}, framing="chunked")
+    try:
+        if path.is_dir():
+            return _directory(path, question, url)
+        return _static(path, asked, plain=question == "*view*")
+    except (FileNotFoundError, NotADirectoryError):
+        return page(404)
+
+
+def _directory(path: Path, question: str, url: str) -> Reply:
     listing = "".join(f"{each.name}{'/' * each.is_dir()}\n" for each in sorted(path.iterdir()))
-    if special == "*plain*":
-        kind = {"Content-Type": "text/plain;charset=UTF-8"}
-        return Reply.of(listing.encode(), kind, framing="chunked")
-    if special:
-        return page(404)
-    return page(200, listing) if words[-1:] == [""] else page(302, "", {"Location": f"{url}/"})
+    match question:
+        case "*zip*":
+            return Reply.of(_zipped(path), {"Content-Type": "application/zip"}, framing="chunked")
+        case "*plain*":
+            kind = {"Content-Type": "text/plain;charset=UTF-8"}
+            return Reply.of(listing.encode(), kind, framing="chunked")
+        case "" if url.endswith("/"):
+            return page(200, listing)
+        case "":
+            return page(302, headers={"Location": f"{url}/"})
+    return page(404)
 
 
 def _unseen(top: Path, path: Path) -> bool:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -24,7 +23,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two packets
 SLOWEST = 1024  # bytes per second over PATIENCE, below that a transfer is given up
 PATIENCE = 60.0
 ATTEMPTS = 5  # connections for one file; progress starts the count again
-JSON_LIMIT = 512 << 20
+JSON_LIMIT = 512 << 20  # bytes of one answer; 2,000 configurations make half a MiB
 
 _RETRY = Retry(
     total=5,
@@ -34,13 +33,16 @@ _RETRY = Retry(
     status_forcelist={429, 500, 502, 503, 504},
     allowed_methods={"GET"},
     raise_on_status=False,
+    retry_after_max=60,  # seconds; the run holds the lock meanwhile
 )
 
 
 class Sink(Protocol):
     """What takes the bytes of a download."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -55,19 +57,26 @@ class Client:
     def __init__(self, base: str, user: str = "", token: str = "", ca: str = "", workers: int = 4) -> None:
         self.base = base.rstrip("/")
         self._auth, self._ca, self._workers = (user, token) if token else None, ca, workers
+        self.patience = PATIENCE
         self._local = threading.local()
         self.stopped = threading.Event()  # set: transfers end at their next chunk
 
     def json(self, path: str, tree: str) -> bytes:
         """The body of ``<path>/api/json?tree=``; raises JenkinsError, NotFound or Malformed."""
         url = f"{self.base}/{path}/api/json" if path else f"{self.base}/api/json"
-        with self._get(url, params={"tree": tree}) as answer:
-            if not answer.headers.get("Content-Type", "").startswith("application/json"):
-                raise Malformed(f"{url}: not JSON but a page; is a login or a proxy in front of it?")
+        body = _Body(url)
+        left = ATTEMPTS
+        while True:
             try:
-                return b"".join(_bounded(answer.iter_content(CHUNK), url)).removeprefix(b"\xef\xbb\xbf")
-            except (requests.RequestException, HTTPError) as error:
-                raise JenkinsError(f"{url}: the answer broke off ({_short(error)})") from error
+                with self._get(url, params={"tree": tree}) as answer:
+                    if not answer.headers.get("Content-Type", "").startswith("application/json"):
+                        raise Malformed(f"{url}: not JSON but a page; is a login or a proxy in front of it?")
+                    self._pump(answer, body)
+                    return bytes(body.content).removeprefix(b"\xef\xbb\xbf")
+            except (requests.RequestException, HTTPError, _Broken) as error:
+                left -= 1
+                body.reset()
+                self._pause(url, left, error)
 
     def download(self, path: str, sink: Sink) -> None:
         """Stream one file into ``sink``, resuming where the connection broke.
@@ -76,12 +85,13 @@ class Client:
         are only good after a normal return, and then their count is what the server announced.
         """
         url = f"{self.base}/{path}"
-        left, modified = ATTEMPTS, ""
+        left, modified, furthest = ATTEMPTS, "", 0
         while True:
-            before = sink.size
             try:
-                with self._get(url, start=before, artifact=True) as answer:
-                    if before and not _continues(answer, before, modified):
+                with self._get(url, start=sink.size, artifact=True) as answer:
+                    if answer.headers.get("Content-Type", "").startswith("text/html"):
+                        raise Malformed(f"{url}: a page instead of the file; is a login in front of it?")
+                    if sink.size and not _continues(answer, sink.size, modified):
                         sink.reset()
                         if answer.status_code != requests.codes.ok:
                             raise _Broken("the server does not resume")  # noqa: TRY301 - one way out
@@ -89,56 +99,57 @@ class Client:
                     self._pump(answer, sink)
                     return
             except (requests.RequestException, HTTPError, _Broken) as error:
-                left = ATTEMPTS if sink.size > before else left - 1
-                if not left or self.stopped.wait(0.2 * (ATTEMPTS - left)):
-                    raise JenkinsError(f"{url}: {_short(error)}") from error
+                left = ATTEMPTS if sink.size > furthest else left - 1
+                furthest = max(furthest, sink.size)
+                self._pause(url, left, error)
+
+    def _pause(self, url: str, left: int, error: Exception) -> None:
+        """Wait a little before the next attempt; raises JenkinsError when there is none left."""
+        if not left or self.stopped.wait(0.2 * (ATTEMPTS - left)):
+            raise JenkinsError(f"{url}: {_short(error)}") from error
 
     def _pump(self, answer: requests.Response, sink: Sink) -> None:
-        """Copy a body; raises when it is cut, too slow, or nobody waits for it any more."""
-        announced = int(answer.headers.get("Content-Length", -1))
+        """Copy a body; raises when it is cut, too slow, or nobody waits for it any more.
+
+        read1 gives what is there: reading whole chunks would not notice a server that drips.
+        """
+        length = answer.headers.get("Content-Length", "")
         start, began, window = sink.size, time.monotonic(), sink.size
-        for chunk in answer.iter_content(CHUNK):
+        while chunk := answer.raw.read1(CHUNK):
             sink.write(chunk)
             if self.stopped.is_set():
                 raise JenkinsError("stopped")
-            if (waited := time.monotonic() - began) > PATIENCE:
+            if (waited := time.monotonic() - began) > self.patience:
                 if sink.size - window < SLOWEST * waited:
                     raise JenkinsError(f"{answer.url}: slower than {SLOWEST} bytes a second, given up")
                 began, window = time.monotonic(), sink.size
-        if announced >= 0 and sink.size - start != announced:
-            raise _Broken(f"{sink.size - start} of {announced} bytes came")
+        if length.isdecimal() and sink.size - start != int(length):
+            raise _Broken(f"{sink.size - start} of {length} bytes came")
 
     @contextmanager
     def _get(
-        self,
-        url: str,
-        *,
-        params: dict[str, str] | None = None,
-        start: int = 0,
-        artifact: bool = False,
+        self, url: str, *, params: dict[str, str] | None = None, start: int = 0, artifact: bool = False
     ) -> Iterator[requests.Response]:
-        """One answered GET with status 200 (or 206), whatever happens closed."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        """One answered GET with status 200 (or 206 where a part was asked for), closed at the end."""
         try:
             answer = self._session().get(
                 url,
                 params=params,
-                headers=headers,
+                headers={"Range": f"bytes={start}-"} if start else {},
                 stream=True,
                 timeout=TIMEOUT,
                 allow_redirects=artifact,
             )
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             raise JenkinsError(f"{url}: {_short(error)}") from error
         with answer:
             if answer.status_code == requests.codes.not_found:
                 raise NotFound(f"{url}: not found (gone, or this user may not see it)")
             if answer.is_redirect:
-                host = urlsplit(answer.headers["Location"]).netloc
-                raise JenkinsError(
-                    f"{url}: redirects to {host or 'another page'}; is a login in front of it?"
-                )
-            if answer.status_code not in (requests.codes.ok, requests.codes.partial):
+                where = answer.headers["Location"][:100]
+                raise JenkinsError(f"{url}: redirects to {where!r}; is a login in front of it?")
+            good = (requests.codes.ok, requests.codes.partial) if start else (requests.codes.ok,)
+            if answer.status_code not in good:
                 raise JenkinsError(f"{url}: {_status(answer.status_code)}")
             yield answer
 
@@ -174,13 +185,23 @@ def _continues(answer: requests.Response, start: int, modified: str) -> bool:
     )
 
 
-def _bounded(chunks: Iterator[bytes], url: str) -> Iterator[bytes]:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > JSON_LIMIT:
-            raise Malformed(f"{url}: the answer is larger than {JSON_LIMIT >> 20} MiB")
-        yield chunk
+class _Body:
+    """An answer in memory, bounded."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self.content = url, bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def write(self, chunk: bytes) -> None:
+        self.content += chunk
+        if len(self.content) > JSON_LIMIT:
+            raise Malformed(f"{self._url}: the answer is larger than {JSON_LIMIT >> 20} MiB")
+
+    def reset(self) -> None:
+        self.content.clear()
 
 
 def _status(code: int) -> str:

@@ -116,9 +116,13 @@ class _Visitor(Wire):
         self.send_header("X-Jenkins-Session", self.server.session)
         super().end_headers()
 
+    @property
+    def bare_path(self) -> str:
+        return self.path.partition("?")[0]
+
     def answer(self) -> Reply:
-        path, _, query = self.path.partition("?")
-        words = [unquote(word) for word in path.removeprefix("/").split("/")]
+        query = self.path.partition("?")[2]
+        words = [unquote(word) for word in self.bare_path.removeprefix("/").split("/")]
         refusal = self.refusal()
         if refusal:
             return refusal
@@ -145,7 +149,7 @@ class _Visitor(Wire):
             return _login(self.path)
         if self.command == "POST" and not (auth and secret == auth.token):
             crumb = self.server.crumb(self.cookie)
-            if not self.cookie or self.headers["Jenkins-Crumb"] != crumb:
+            if self.headers["Jenkins-Crumb"] != crumb:
                 return page(403, "No valid crumb was included in the request")
         return None
 
@@ -185,7 +189,7 @@ class _Visitor(Wire):
             case Folder(path=""), ["crumbIssuer", "api", "json"]:
                 reply = self.crumb()
             case _, []:
-                reply = page(302, headers={"Location": f"{self.path}/"})
+                reply = page(302, headers={"Location": f"{self.bare_path}/"})
             case _, [""]:
                 reply = page(200)
             case _:
@@ -211,10 +215,7 @@ class _Visitor(Wire):
         auth = self.server.auth
         if auth and not auth.artifacts:
             return self.missing("hudson.model.Run.Artifacts")
-        try:
-            return browse(build.directory, words, self.headers, self.path)
-        except FileNotFoundError:  # deleted just now
-            return page(404)
+        return browse(build.directory, words, self.headers, self.bare_path)
 
     def trigger(self, job: Job, query: str) -> Reply:
         if self.command != "POST":

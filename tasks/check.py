@@ -8,6 +8,7 @@ lxc-create fails for everybody (lxc/lxc:templates/lxc-download.in; the outage lx
 
 import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -28,6 +29,9 @@ from tasks.image import (
 
 METADATA_LIMIT = 1 << 20  # bytes of metadata.yaml; the limit of Incus
 MEMBERS_LIMIT = 100_000  # entries looked at in a metadata tarball
+DEPTH_LIMIT = 100  # of metadata.yaml: libyaml's composer recurses on the C stack
+# What tarfile and yaml raise over hostile input, beside errors of their own.
+MALFORMED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 AHEAD = timedelta(hours=1)
 
 _XZ, _SQUASHFS, _QCOW2 = b"\xfd7zXZ\x00", b"hsqs", b"QFI\xfb"
@@ -57,11 +61,14 @@ def check_metadata(path: Path, product: Product) -> None:
     with _tar(path) as tar:
         text = _member(tar, "metadata.yaml", path.name)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
-            raise ImageRejected(f"{path.name}: metadata.yaml uses YAML aliases")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEPTH_LIMIT:
+                raise ImageRejected(f"{path.name}: metadata.yaml has YAML aliases or is nested too deep")
         metadata = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
+    except (yaml.YAMLError, *MALFORMED) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageRejected(f"{path.name}: metadata.yaml is no YAML: {said}") from error
     if not isinstance(metadata, dict):
         raise ImageRejected(f"{path.name}: metadata.yaml is not a mapping")
@@ -89,8 +96,9 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r|*") as tar:
             yield tar
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
-        raise ImageRejected(f"{path.name} cannot be read as a tarball: {error}") from error
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, *MALFORMED) as error:
+        said = str(error) or type(error).__name__
+        raise ImageRejected(f"{path.name} cannot be read as a tarball: {said}") from error
 
 
 def _member(tar: tarfile.TarFile, wanted: str, archive: str) -> bytes:

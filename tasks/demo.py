@@ -81,14 +81,18 @@ def farewell(clone: Path, layout: Layout) -> list[str]:
     called = Path(sys.argv[0])
     inside = called.name == "doit" and called.is_relative_to(clone)
     doit = os.path.relpath(called) if inside else "doit"
+    looks = {
+        f"find -L {tree}/ -type f": "the published tree",
+        f"(cd {tree} && incus-simplestreams list)": "as Incus sees it",
+        f"gpg --show-keys {here / '.demo/keys/publisher.pub.asc'}": "the throw-away key that signed it",
+        f"{doit} demo_build && {doit} publish": "one more build, published",
+        f"{doit} demo_build --damage=meta": "a bad one: publish refuses it by name",
+    }
+    width = max(map(len, looks))
     return [
         "",
         "This was the demo: there is no publish.toml yet. To look at what it made:",
-        f"  find -L {tree}/ -type f                     the published tree",
-        f"  (cd {tree} && incus-simplestreams list)   as Incus sees it",
-        f"  gpg --show-keys {here / '.demo/keys/publisher.pub.asc'}          the throw-away key that signed it",
-        f"  {doit} demo_build && {doit} publish             one more build, published",
-        f"  {doit} demo_build --damage=meta                 a bad one: publish refuses it by name",
+        *(f"  {command:<{width}}   {what}" for command, what in looks.items()),
         "To start over, remove .demo/. For a real server, README.md says what to put into publish.toml.",
     ]
 

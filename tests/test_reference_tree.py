@@ -7,9 +7,9 @@ be in DIFFERENCES with the reason why, and whatever is in there must occur.
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import forty
 import pytest
@@ -32,7 +32,8 @@ Images = dict[Image, dict[str, bytes]]
 Found = Iterator[tuple[str, str, str, Any, Any]]  # product, serial, what, ours, theirs
 
 
-class Tree(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Tree:
     """What one publisher shows."""
 
     images: Images
@@ -46,7 +47,8 @@ class Tree(NamedTuple):
         return [one for one in self.images if one.product == image.product and one.serial > image.serial]
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Difference:
     """One thing that is not the same in both; None where it is not there.
 
     ``what`` is a file of the image, or a field of the product or version, and "" the whole of it.
@@ -70,12 +72,13 @@ class Difference(NamedTuple):
         return OURS if self.theirs is None else THEIRS if self.mine is None else "differs"
 
     def __str__(self) -> str:
-        where = " ".join(part for part in self[:4] if part)
+        where = " ".join(part for part in (self.place, *self.image, self.what) if part)
         values = f": {self.mine!r:.200}, not {self.theirs!r:.200}" if self.side == "differs" else ""
         return f"{where}: {self.side}{values}"
 
 
-class Night(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Night:
     """Both trees after a moment, and how they differ."""
 
     name: str
