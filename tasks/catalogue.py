@@ -40,7 +40,7 @@ def duplicates(images: Iterable[Image]) -> dict[str, str]:
     owner: dict[str, str] = {}
     found = {}
     for image in images:
-        path = str(image.path)
+        path = image.path
         marks = [mark for of in image.fingerprints.values() for mark in of.values()]
         if twin := next((owner[mark] for mark in marks if mark in owner), None):
             found[path] = twin

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Self
 
 import msgspec
@@ -77,9 +76,9 @@ class Product(msgspec.Struct, frozen=True, order=True):
         return f"{self.os}:{self.release}:{self.arch}:{self.variant}"
 
     @property
-    def path(self) -> PurePosixPath:
+    def path(self) -> str:
         """The directory of its images, relative to ``public``."""
-        return PurePosixPath("images", self.os, self.release, self.arch, self.variant)
+        return f"images/{self.name}"
 
 
 class File(msgspec.Struct, frozen=True):
@@ -113,9 +112,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
 
     @property
-    def path(self) -> PurePosixPath:
+    def path(self) -> str:
         """Its directory, relative to ``public``."""
-        return self.product.path / self.serial
+        return f"{self.product.path}/{self.serial}"
 
     @property
     def kinds(self) -> frozenset[Kind]:

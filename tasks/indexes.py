@@ -143,7 +143,7 @@ def unsigned(layout: Layout, present: Container[str]) -> list[Fault]:
             if plain and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
     for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
-        where = str(image.path)
+        where = image.path
         found += [
             Fault(image.product.key, f"{image.serial} {name} has no signature")
             for name in image.files

@@ -30,11 +30,11 @@ def indexes(images: Iterable[Image], rules: Iterable[Rule], levels: Iterable[int
     newest = {image.product: image for image in images if Kind.LXC in image.kinds}
     found = dict.fromkeys(names(levels), "")
     for product in sorted(newest, key=lambda one: one.name):
-        rule = policy(product, rules)
+        rule, line = policy(product, rules), _line(newest[product])
         for name, (mode, level) in names(levels).items():
             least = rule.lxc_user_min_level if mode == "user" else rule.lxc_min_level
             if rule.lxc and least <= level:
-                found[name] += _line(newest[product])
+                found[name] += line
     return {name: text.encode() for name, text in found.items()}
 
 

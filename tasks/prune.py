@@ -16,7 +16,7 @@ from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, ta
 def due(layout: Layout, settings: Settings, now: datetime) -> tuple[list[str], list[str]]:
     """The image paths and the snapshots whose time has come; reads only."""
     lapsing = load(layout.lapsing, dict[str, int]) or {}
-    listed = {str(image.path) for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
+    listed = {image.path for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
     before = now.timestamp() - settings.site.grace.seconds
     images = sorted(path for path, since in lapsing.items() if since <= before and path not in listed)
     keep = settings.snapshot
@@ -31,7 +31,7 @@ def prune(layout: Layout, settings: Settings, now: datetime) -> str:
     images, old = due(layout, settings, now)
     doomed = set(images)
     for ledger in load_all(layout.state / "ledger", Ledger) if doomed else ():
-        stay = tuple(image for image in ledger.images if str(image.path) not in doomed)
+        stay = tuple(image for image in ledger.images if image.path not in doomed)
         for image in ledger.images:
             if image not in stay and layout.image(image).exists():
                 files.remove(layout.image(image), layout.staging)

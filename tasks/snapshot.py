@@ -51,7 +51,7 @@ def mark_lapsing(layout: Layout, now: datetime) -> None:
     The clock of ``grace`` starts here and not earlier: clients may hold the index of a moment ago.
     """
     catalogue = load(layout.catalogue, Catalogue) or Catalogue(())
-    listed = {str(image.path) for image in catalogue.images}
+    listed = {image.path for image in catalogue.images}
     before = load(layout.lapsing, dict[str, int]) or {}
     stamp = int(now.timestamp())
     delisted = (path for path in _placed(layout) if path not in listed)
@@ -60,7 +60,7 @@ def mark_lapsing(layout: Layout, now: datetime) -> None:
 
 def _placed(layout: Layout) -> Iterator[str]:
     for ledger in load_all(layout.state / "ledger", Ledger):
-        yield from (str(image.path) for image in ledger.images)
+        yield from (image.path for image in ledger.images)
 
 
 def _new_name(layout: Layout, now: datetime) -> str:

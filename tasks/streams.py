@@ -35,7 +35,7 @@ def images_json(images: Iterable[Image], rules: Iterable[Rule]) -> dict[str, Jso
     twins = duplicates(images)
     lines: dict[Product, list[Image]] = {}
     for image in images:
-        if str(image.path) not in twins:
+        if image.path not in twins:
             lines.setdefault(image.product, []).append(image)
     return {
         "content_id": "images",
@@ -107,7 +107,7 @@ def _item(image: Image, name: str, ftype: str) -> dict[str, Json]:
     file = image.files[name]
     return {
         "ftype": ftype,
-        "path": str(image.path / name),
+        "path": f"{image.path}/{name}",
         "sha256": file.sha256,
         "size": file.size,
     }
