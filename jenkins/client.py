@@ -4,6 +4,7 @@ A Jenkins request is retried by urllib3 until its headers are there; a body that
 by us. Login pages, redirects to other hosts and answers that are not JSON are refused by name.
 """
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class Client:
 
     def __init__(self, base: str, user: str = "", token: str = "", ca: str = "", workers: int = 4) -> None:
         self.base = base.rstrip("/")
-        self._auth, self._ca, self._workers = (user, token) if token else None, ca, workers
+        self._auth, self._ca, self._workers = (user.encode(), token.encode()) if token else None, ca, workers
         self.patience = PATIENCE
         self._local = threading.local()
         self.stopped = threading.Event()  # set: transfers end at their next chunk
@@ -85,17 +86,19 @@ class Client:
         are only good after a normal return, and then their count is what the server announced.
         """
         url = f"{self.base}/{path}"
-        left, modified, furthest = ATTEMPTS, "", 0
+        left, modified, total, furthest = ATTEMPTS, "", "", 0
         while True:
             try:
                 with self._get(url, start=sink.size, artifact=True) as answer:
                     if answer.headers.get("Content-Type", "").startswith("text/html"):
                         raise Malformed(f"{url}: a page instead of the file; is a login in front of it?")
-                    if sink.size and not _continues(answer, sink.size, modified):
+                    if sink.size and not _continues(answer, sink.size, modified, total):
                         sink.reset()
                         if answer.status_code != requests.codes.ok:
                             raise _Broken("the server does not resume")  # noqa: TRY301 - one way out
-                    modified = answer.headers.get("Last-Modified", "")
+                    if not sink.size:
+                        modified = answer.headers.get("Last-Modified", "")
+                        total = answer.headers.get("Content-Length", "")
                     self._pump(answer, sink)
                     return
             except (requests.RequestException, HTTPError, _Broken) as error:
@@ -150,7 +153,13 @@ class Client:
                 raise JenkinsError(f"{url}: redirects to {where!r}; is a login in front of it?")
             good = (requests.codes.ok, requests.codes.partial) if start else (requests.codes.ok,)
             if answer.status_code not in good:
+                if answer.history:  # a link elsewhere that has expired: Jenkins makes a fresh one
+                    raise _Broken(_status(answer.status_code))
                 raise JenkinsError(f"{url}: {_status(answer.status_code)}")
+            if (packed := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                raise JenkinsError(
+                    f"{url}: compressed on its way ({packed[:20]}); is a proxy in front of it?"
+                )
             yield answer
 
     def _session(self) -> requests.Session:
@@ -173,14 +182,17 @@ class _Broken(Exception):  # noqa: N818 - never leaves this module
     """A transfer that may succeed when tried again."""
 
 
-def _continues(answer: requests.Response, start: int, modified: str) -> bool:
+def _continues(answer: requests.Response, start: int, modified: str, total: str) -> bool:
     """Whether a 206 goes on exactly where we stopped, in the same file.
 
     Jenkins ignores If-Range and answers nonsense beyond the end, so nothing of it is believed.
     """
+    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
     return (
         answer.status_code == requests.codes.partial
-        and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        and span is not None
+        and int(span[1]) == start < int(span[2]) + 1 == int(span[3])
+        and total in ("", span[3])
         and answer.headers.get("Last-Modified", "") == modified
     )
 

@@ -74,7 +74,7 @@ def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
         ]
     )
     try:
-        serial = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}")
+        serial = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}", frozenset(wish.md5))
         with files.disk("stage in"):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
@@ -107,7 +107,7 @@ def sort_artifacts(paths: Iterable[str]) -> dict[str, str]:
         if name not in (*STORED, SERIAL):
             continue
         if name in found:
-            raise ImageRejected(f"two artifacts are called {name}: {found[name]} and {path}")
+            raise ImageRejected(f"two artifacts are called {name}: {found[name]!r} and {path!r}")
         if path.startswith("/") or ".." in path.split("/"):
             raise ImageRejected(f"the artifact path {path[:100]!r} is not a plain relative one")
         found[name] = path
@@ -141,9 +141,7 @@ class _Load:
             if not self._allowed or self.md5[name] in self._allowed:
                 break
         else:
-            raise UpstreamError(
-                f"{name}: its md5 {self.md5[name]} is none that Jenkins recorded for this build"
-            )
+            raise UpstreamError(_foreign(name, self.md5[name]))
         if name in METADATA:
             self._metadata(name)
 
@@ -174,8 +172,9 @@ class Hashed:
 
     def __init__(self, path: Path, seeds: Mapping[str, bytes]) -> None:
         self._path, self._seeds = path, seeds
-        self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
-        os.fchmod(self._file.fileno(), 0o644)
+        with files.disk("write"):
+            self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
+            os.fchmod(self._file.fileno(), 0o644)
         self._begin()
 
     def _begin(self) -> None:
@@ -200,16 +199,27 @@ class Hashed:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with files.disk(f"write {self._path}:"):  # the last bytes
+            self._file.close()
 
 
-def _serial(client: Client, url: str) -> str:
-    sink = _Text()
-    client.download(url, sink)
+def _serial(client: Client, url: str, allowed: frozenset[str]) -> str:
+    for _ in range(2):
+        sink = _Text()
+        client.download(url, sink)
+        md5 = hashlib.md5(sink.text, usedforsecurity=False).hexdigest()
+        if not allowed or md5 in allowed:
+            break
+    else:
+        raise UpstreamError(_foreign(SERIAL, md5))
     try:
         return parse_serial(sink.text.decode("ascii", "replace"))
     except ValueError as error:
         raise ImageRejected(str(error)) from error
+
+
+def _foreign(name: str, md5: str) -> str:
+    return f"{name}: its md5 {md5} is none that Jenkins recorded for this build"
 
 
 class _Text:

@@ -272,7 +272,7 @@ class _Poll:
             number=build.number,
             timestamp=build.timestamp,
             artifacts=paths,
-            md5=tuple(sorted({record.hash for record in detail.fingerprint or ()})),
+            md5=_md5s(detail),
         )
         if save(self._layout.wish(offer.product), wish):
             self._moved.append(offer.product)
@@ -285,6 +285,12 @@ def _path(job: str) -> str:
     """The URL path of a job, or of a job and its configuration."""
     name, configuration = split_job(job)
     return api.job_path(name) + (f"/{api.quoted(configuration)}" if configuration else "")
+
+
+def _md5s(detail: api.BuildDetail) -> tuple[str, ...]:
+    """Jenkins' md5s where it has one for every artifact; a step that took only some says nothing of the rest."""
+    records, artifacts = detail.fingerprint or (), detail.artifacts or ()
+    return tuple(sorted({record.hash for record in records})) if len(records) >= len(artifacts) else ()
 
 
 def _paths(detail: api.BuildDetail) -> tuple[str, ...]:
