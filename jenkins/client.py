@@ -13,6 +13,7 @@ from typing import Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
@@ -57,7 +58,8 @@ class Client:
 
     def __init__(self, base: str, user: str = "", token: str = "", ca: str = "", workers: int = 4) -> None:
         self.base = base.rstrip("/")
-        self._auth, self._ca, self._workers = (user.encode(), token.encode()) if token else None, ca, workers
+        self._ca, self._workers = ca, workers
+        self._auth = HTTPBasicAuth(user.encode(), token.encode()) if token else None
         self.patience = PATIENCE
         self._local = threading.local()
         self.stopped = threading.Event()  # set: transfers end at their next chunk

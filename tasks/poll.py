@@ -288,7 +288,7 @@ def _path(job: str) -> str:
 
 
 def _md5s(detail: api.BuildDetail) -> tuple[str, ...]:
-    """Jenkins' md5s where it has one for every artifact; a step that took only some says nothing of the rest."""
+    """Jenkins' md5s, where it has one for every artifact: a step that took some says nothing of the rest."""
     records, artifacts = detail.fingerprint or (), detail.artifacts or ()
     return tuple(sorted({record.hash for record in records})) if len(records) >= len(artifacts) else ()
 
