@@ -97,7 +97,7 @@ def task_lxc_index() -> dict[str, object]:
 def task_proof() -> dict[str, object]:
     """Read the new indexes as the clients will."""
     return {
-        "actions": step(indexes.prove, site),
+        "actions": step(indexes.prove, site, rules, run.settings.lxc, run.signer),
         "file_dep": run.indexes(),
     }
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from tasks import files, lxcindex, streams
 from tasks.catalogue import Catalogue, catalogue, duplicates
 from tasks.errors import ProofError, TreeError
+from tasks.image import Image
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.proof import METADATA, Fault, prove_lxc, prove_streams
 from tasks.settings import Lxc, Rule, Settings
 from tasks.sign import Signer, publish_signed
-from tasks.state import Ledger, load, load_all, save
+from tasks.state import NONE, Ledger, Quarantine, load, load_all, save
 
 SHOWN = 20  # faults named before the rest is only counted
 
@@ -37,16 +38,24 @@ def collect(layout: Layout, settings: Settings, *, allow_shrink: bool) -> str:
 
 def exposed_products(layout: Layout) -> set[str]:
     """The keys of the products that the newest snapshot lists."""
-    entry = load(layout.latest / STREAMS / streams.INDEX, dict)
-    listed = {key for part in (entry or {}).get("index", {}).values() for key in part["products"]}
-    lines = (files.read(layout.latest / LXC / "index-system") or b"").decode().splitlines()
-    return listed | {":".join(line.split(";")[:4]) for line in lines}
+    lines = _lxc_lines(layout.latest / LXC / "index-system")
+    return set(_exposed_streams(layout)) | set(lines)
 
 
-def write_streams(layout: Layout, rules: Iterable[Rule], signer: Callable[[], Signer]) -> str:
-    """index.json and images.json with .gpg, .sjson and .gz, at both of their places."""
-    images = (load(layout.catalogue, Catalogue) or Catalogue(())).images
-    document = streams.images_json(images, rules)
+def write_streams(
+    layout: Layout,
+    rules: Iterable[Rule],
+    signer: Callable[[], Signer],
+    held: Quarantine = NONE,
+) -> str:
+    """index.json and images.json with .gpg, .sjson and .gz, at both of their places.
+
+    A product in quarantine keeps the entry that is exposed now, an image in quarantine has none.
+    """
+    images = tuple(image for image in _listed(layout) if image.path not in held.images)
+    exposed = _exposed_streams(layout) if held.products else {}
+    kept = {key: exposed[key] for key in held.products if key in exposed}
+    document = streams.images_json((i for i in images if i.product.key not in held.products), rules, kept)
     products = document["products"]
     names = list(products) if isinstance(products, dict) else []
     by, changed = signer(), False
@@ -58,6 +67,23 @@ def write_streams(layout: Layout, rules: Iterable[Rule], signer: Callable[[], Si
     twins = duplicates(images)
     notes = [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return f"{len(names)} products" + ("" if changed else ", no byte changed") + "".join(notes)
+
+
+def _listed(layout: Layout) -> tuple[Image, ...]:
+    return (load(layout.catalogue, Catalogue) or Catalogue(())).images
+
+
+def _exposed_streams(layout: Layout) -> dict[str, streams.Json]:
+    """The products that the newest snapshot lists, as it does."""
+    document = load(layout.latest / STREAMS / streams.IMAGES, dict) or {}
+    products = document.get("products")
+    return products if isinstance(products, dict) else {}
+
+
+def _lxc_lines(index: Path) -> dict[str, str]:
+    """The lines of an LXC index by their product's key."""
+    lines = (files.read(index) or b"").decode().splitlines(keepends=True)
+    return {":".join(line.split(";")[:4]): line for line in lines}
 
 
 def _stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bool:
@@ -93,48 +119,74 @@ def lxc_files(layout: Layout, lxc: Lxc) -> list[Path]:
     return [layout.public / LXC / name for name in names]
 
 
-def write_lxc(layout: Layout, rules: Iterable[Rule], lxc: Lxc, signer: Callable[[], Signer]) -> str:
+def write_lxc(
+    layout: Layout,
+    rules: Iterable[Rule],
+    lxc: Lxc,
+    signer: Callable[[], Signer],
+    held: Quarantine = NONE,
+) -> str:
     """The LXC indexes, each with its .asc; those of levels no longer wanted go."""
-    images = (load(layout.catalogue, Catalogue) or Catalogue(())).images
-    texts = lxcindex.indexes(images, rules, lxc.levels)
-    directory = layout.public / LXC
-    by = signer()
+    listed = [image for image in _listed(layout) if image.path not in held.images]
+    texts = lxcindex.indexes((i for i in listed if i.product.key not in held.products), rules, lxc.levels)
+    directory, by = layout.public / LXC, signer()
     for name, text in texts.items():
-        publish_signed(directory / name, text, by, ".asc")
+        exposed = _lxc_lines(layout.latest / LXC / name) if held.products else {}
+        kept = [exposed[key] for key in held.products if key in exposed]
+        lines = [*text.decode().splitlines(keepends=True), *kept]
+        lines.sort(key=lambda line: line.split(";")[:4])
+        publish_signed(directory / name, "".join(lines).encode() if kept else text, by, ".asc")
     for stale in directory.glob("index-*"):
         if stale.name.removesuffix(".asc") not in texts:
             files.unlink(stale)
     return f"{len(texts['index-system'].splitlines())} products"
 
 
-def prove(layout: Layout) -> str:
-    """Read the new indexes as every client would; raises ProofError, and nothing is exposed then."""
-    public = layout.public
-    sizes = files.sizes(public)
+def prove(layout: Layout, rules: Iterable[Rule], lxc: Lxc, signer: Callable[[], Signer]) -> str:
+    """Read the new indexes as every client would.
 
-    faults: list[Fault] = []
+    What can be laid to one image or product puts that into quarantine: the image is left out, the
+    product stays as it is exposed, the indexes are written again, and proven again. Raises
+    ProofError for the rest, and nothing is exposed then.
+    """
+    rules, held = tuple(rules), NONE
+    while faults := _faults(layout, held):
+        more = held.with_faults(faults)
+        if more == held or any(not fault.product for fault in faults):
+            lines = list(dict.fromkeys(map(str, faults)))
+            rest = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            said = ["clients could not read the new indexes; nothing is exposed:", *lines[:SHOWN], *rest]
+            raise ProofError("\n  ".join(said))
+        held = more
+        write_streams(layout, rules, signer, held)
+        write_lxc(layout, rules, lxc, signer, held)
+    save(layout.quarantine, held)
+    count = len(held.products) + len(held.images)
+    return "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")
+
+
+def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
+    """Everything that any client would stumble over."""
+    public, faults = layout.public, list[Fault]()
+    sizes = files.sizes(public)
+    incumbents = {
+        key: str(product.get("aliases", "")).split(",")
+        for key, product in _exposed_streams(layout).items()
+        if isinstance(product, dict)
+    }
+
+    def read(path: str) -> bytes | None:
+        return files.read(public / path)
+
     for client in METADATA:
-        faults += prove_streams(lambda path: files.read(public / path), sizes.get, client)
+        faults += prove_streams(read, sizes.get, client, incumbents)
     for index in sorted((public / LXC).glob("index-*")):
         if index.suffix != ".asc":
             faults += prove_lxc(files.read(index) or b"", index.name, sizes.get)
-    faults += unsigned(layout, sizes.keys())
-    if faults:
-        lines = list(dict.fromkeys(map(str, faults)))
-        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-        raise ProofError(
-            "\n  ".join(
-                [
-                    "clients could not read the new indexes; nothing is exposed:",
-                    *lines[:SHOWN],
-                    *more,
-                ]
-            )
-        )
-    return "the new indexes are good for Incus, LXD and LXC"
+    return faults + unsigned(layout, sizes.keys(), held)
 
 
-def unsigned(layout: Layout, present: Container[str]) -> list[Fault]:
+def unsigned(layout: Layout, present: Container[str], held: Quarantine) -> list[Fault]:
     """Published files without their signature."""
     found = []
     for top, suffix in ((STREAMS, ".gpg"), (STREAMS_TWIN, ".gpg"), (LXC, ".asc")):
@@ -142,11 +194,11 @@ def unsigned(layout: Layout, present: Container[str]) -> list[Fault]:
             plain = path.suffix == ".json" if suffix == ".gpg" else path.suffix != ".asc"
             if plain and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
-    for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
+    for image in _listed(layout):
         where = image.path
         found += [
-            Fault(image.product.key, f"{image.serial} {name} has no signature")
+            Fault(image.product.key, f"{image.serial} {name} has no signature", image.serial)
             for name in image.files
-            if f"{where}/{name}.asc" not in present
+            if f"{where}/{name}.asc" not in present and image.path not in held.images
         ]
     return found

@@ -58,6 +58,11 @@ class Layout:
         return self.state / "offers.json"
 
     @property
+    def quarantine(self) -> Path:
+        """What the proof keeps out of the indexes."""
+        return self.state / "quarantine.json"
+
+    @property
     def lapsing(self) -> Path:
         """Since when delisted images are no longer named by what is exposed."""
         return self.state / "lapsing.json"

@@ -8,13 +8,15 @@ is a fault here.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tasks.image import META, ROOT_TAR, canonical_arch
 
+Incumbents = Mapping[str, Collection[str]]  # product -> its aliases in what is exposed
+NOBODY: Incumbents = {}
 SizeOf = Callable[[str], int | None]  # path below public -> bytes, None when it is not there
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
 # ftype of a root -> (type of image, keys of its combined hash, the first one present counts)
@@ -41,10 +43,14 @@ _OBJECT: Mapping[str, object] = {}
 
 
 class Fault(NamedTuple):
-    """What a client would stumble over; ``product`` is its key, "" when no single one is to blame."""
+    """What a client would stumble over, and whose fault it is.
+
+    ``product`` is a key, "" when no single one is to blame; ``serial`` is given when one image is.
+    """
 
     product: str
     what: str
+    serial: str = ""
 
     def __str__(self) -> str:
         return f"{self.product}: {self.what}" if self.product else self.what
@@ -60,8 +66,14 @@ class Listed(NamedTuple):
     fingerprint: str
 
 
-def prove_streams(read: Callable[[str], bytes | None], size_of: SizeOf, client: str) -> Iterator[Fault]:
-    """Walk the streams from ``streams/v1/index.json`` on as one client does."""
+def prove_streams(
+    read: Callable[[str], bytes | None], size_of: SizeOf, client: str, incumbents: Incumbents = NOBODY
+) -> Iterator[Fault]:
+    """Walk the streams from ``streams/v1/index.json`` on as one client does.
+
+    ``incumbents`` are the aliases that products have in what is exposed now: of two products that
+    claim one alias, the newcomer is to blame.
+    """
     names: dict[tuple[str, str, str], str] = {}
     owners: dict[str, Listed] = {}
     for path in _entries(read("streams/v1/index.json")):
@@ -79,12 +91,10 @@ def prove_streams(read: Callable[[str], bytes | None], size_of: SizeOf, client: 
                     yield found
                     continue
                 if twin := owners.get(found.fingerprint):
-                    yield Fault(
-                        key,
-                        f"{found.serial} repeats the fingerprint of {twin.product} {twin.serial}",
-                    )
+                    what = f"{found.serial} repeats the fingerprint of {twin.product} {twin.serial}"
+                    yield Fault(key, what, found.serial)
                 owners[found.fingerprint] = found
-                yield from _clashes(found, product, names)
+                yield from _clashes(found, product, names, incumbents)
 
 
 def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
@@ -106,7 +116,7 @@ def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
         if not (url.startswith("/") and url.endswith("/")):
             yield Fault(key, f"{name}: the path {url!r} must begin and end with a slash")
         yield from (
-            Fault(key, f"{name} names {url}, where {file} is missing")
+            Fault(key, f"{name} names {url}, where {file} is missing", fields[4])
             for file in (ROOT_TAR, META)
             if size_of(url.strip("/") + f"/{file}") is None
         )
@@ -151,11 +161,13 @@ def _version_faults_and_images(
         try:
             datetime.strptime(serial[:8], "%Y%m%d")  # noqa: DTZ007 - a date only, as the clients parse it
         except ValueError:
-            yield Fault(key, f"the version {serial!r} does not begin with a date: no client lists it")
+            yield Fault(key, f"the version {serial!r} does not begin with a date: no client lists it", serial)
             continue
         items = dict(_objects(version, "items"))
         for name, item in items.items():
-            yield from (Fault(key, f"{serial} {name}: {what}") for what in _item_faults(item, size_of))
+            yield from (
+                Fault(key, f"{serial} {name}: {what}", serial) for what in _item_faults(item, size_of)
+            )
         metadata = next((item for item in items.values() if item.get("ftype") == METADATA[client]), None)
         if metadata is None:
             continue
@@ -168,6 +180,7 @@ def _version_faults_and_images(
                 yield Fault(
                     key,
                     f"{serial} {name}: {METADATA[client]} has no {keys[0]}: {client} does not list it",
+                    serial,
                 )
                 continue
             yield Listed(key, serial, type_, arch, mark)
@@ -190,14 +203,19 @@ def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
 
 
 def _clashes(
-    image: Listed, product: Mapping[str, object], names: dict[tuple[str, str, str], str]
+    image: Listed,
+    product: Mapping[str, object],
+    names: dict[tuple[str, str, str], str],
+    incumbents: Incumbents,
 ) -> Iterator[Fault]:
     """Two products must not claim one alias for one type and architecture: one would be shadowed."""
     for alias in str(product.get("aliases", "")).split(","):
         owner = names.setdefault((image.type, image.arch, alias), image.product)
         if owner != image.product:
             names[image.type, image.arch, alias] = image.product  # said once, not for every version
-            yield Fault(image.product, f"the alias {alias!r} belongs to {owner} already")
+            mine, theirs = (alias in incumbents.get(one, ()) for one in (image.product, owner))
+            newcomer, heir = (owner, image.product) if mine and not theirs else (image.product, owner)
+            yield Fault(newcomer, f"the alias {alias!r} belongs to {heir} already")
 
 
 def _document(data: bytes | None, path: str) -> Mapping[str, object] | Fault:

@@ -6,7 +6,7 @@ from tasks.catalogue import Catalogue
 from tasks.image import Image
 from tasks.layout import Layout
 from tasks.settings import Settings
-from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
+from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
 
 SHOWN = 20  # lines of one sort before the rest is only counted
 
@@ -19,6 +19,9 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
     for failure in load_all(layout.state / "failures", Failure):
         verdict = "rejected" if failure.rejected else "failed"
         found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
+    kept = load(layout.quarantine, Quarantine) or Quarantine()
+    for name, why in sorted((*kept.products.items(), *kept.images.items())):
+        found.append(f"{name.removeprefix('images/')}: in quarantine: {why}")
     for mirror in settings.mirror:
         known = load(layout.mirrored(mirror.name), Mirrored)
         if known and known.failed:

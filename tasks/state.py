@@ -4,7 +4,7 @@ Each is a small JSON file that is replaced whole, and only when it changes.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from tasks import files
 from tasks.errors import TreeError
 from tasks.image import Image, Product
 from tasks.layout import Layout
+from tasks.proof import Fault
 
 Record = TypeVar("Record")
 PRIVATE = 0o600
@@ -59,6 +60,27 @@ class Offers(msgspec.Struct, frozen=True, kw_only=True):
     troubled: Mapping[str, str] = msgspec.field(default_factory=dict)  # product -> why it could not be asked
     waiting: tuple[str, ...] = ()  # products without any build to publish yet
     notes: tuple[str, ...] = ()
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """What the proof keeps out of the new indexes, and why: products by key, images by path."""
+
+    products: Mapping[str, str] = msgspec.field(default_factory=dict)
+    images: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    def with_faults(self, faults: Iterable[Fault]) -> "Quarantine":
+        """More of it: the image that a fault names, else its product."""
+        products, images = dict(self.products), dict(self.images)
+        for fault in faults:
+            path = f"images/{fault.product.replace(':', '/')}/{fault.serial}"
+            if fault.serial:
+                images.setdefault(path, fault.what)
+            elif fault.product:
+                products.setdefault(fault.product, fault.what)
+        return Quarantine(products, images)
+
+
+NONE = Quarantine()
 
 
 class Mirrored(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,11 +26,14 @@ ROOT_ITEMS = {
     DISK: ("disk.qcow2", "disk-kvm.img", ("combined_disk-kvm-img_sha256",)),
 }
 METADATA_OF = {"incus": (INCUS, LXD), "lxd": (LXD, INCUS)}  # own metadata first, else the other's
+NOTHING: Mapping[str, Json] = {}
 INDEX, IMAGES = "index.json", "images.json"
 
 
-def images_json(images: Iterable[Image], rules: Iterable[Rule]) -> dict[str, Json]:
-    """The products file; images that repeat a fingerprint are left out."""
+def images_json(
+    images: Iterable[Image], rules: Iterable[Rule], kept: Mapping[str, Json] = NOTHING
+) -> dict[str, Json]:
+    """The products file, with ``kept`` products as they are; repeated fingerprints are left out."""
     images, rules = tuple(images), tuple(rules)
     twins = duplicates(images)
     lines: dict[Product, list[Image]] = {}
@@ -41,7 +44,7 @@ def images_json(images: Iterable[Image], rules: Iterable[Rule]) -> dict[str, Jso
         "content_id": "images",
         "datatype": "image-downloads",
         "format": "products:1.0",
-        "products": {one.key: _product(one, line, policy(one, rules)) for one, line in lines.items()},
+        "products": {**{one.key: _product(one, of, policy(one, rules)) for one, of in lines.items()}, **kept},
     }
 
 

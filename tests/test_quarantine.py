@@ -1,0 +1,96 @@
+"""One product that the proof finds fault with stays as it was; the others are published."""
+
+from pathlib import Path
+
+import pytest
+from sites import Site, build, matrix
+
+PRODUCTS = [f"os{n:02}/1/amd64/default" for n in range(40)]
+RULE = '[[rules]]\nmatch = "{}"\naliases = ["shared/1"]\n'
+
+
+@pytest.fixture
+def forty(site: Site) -> Site:
+    with site.ci.bulk():
+        matrix(site.ci, *PRODUCTS)
+        for product in PRODUCTS:
+            build(site.ci, product)
+    site.jenkins = "downloads = 8\n"
+    return site
+
+
+def versions(site: Site) -> dict[str, int]:
+    return {key: len(product["versions"]) for key, product in site.products().items()}
+
+
+def aliases(site: Site, os_: str) -> list[str]:
+    return site.products()[f"{os_}:1:amd64:default"]["aliases"].split(",")
+
+
+def test_a_clash_among_forty_holds_the_newcomer_alone(forty: Site) -> None:
+    forty.more = RULE.format("os30")
+    forty.publish()
+    with forty.ci.bulk():
+        for product in PRODUCTS:
+            build(forty.ci, product)
+    # os05 comes first in every order, and yet os30 had the name before.
+    forty.more += RULE.format("os05")
+    forty.configure()
+    result = forty.publish(code=1)
+    assert "failed: os05:1:amd64:default: in quarantine: the alias 'shared/1" in result.out
+    assert "belongs to os30:1:amd64:default already" in result.out
+    counts = versions(forty)
+    assert counts.pop("os05:1:amd64:default") == 1
+    assert set(counts.values()) == {2}
+    assert len(counts) == 39
+    assert "shared/1" not in aliases(forty, "os05")
+    assert "shared/1" in aliases(forty, "os30")
+    lines = (forty.latest / "meta/1.0/index-system").read_text().splitlines()
+    assert len(lines) == 40
+    assert lines == sorted(lines)
+    assert "failed: os05" in forty.publish(code=1).out, "it is said until it is mended"
+    forty.more = RULE.format("os30")
+    forty.configure()
+    forty.publish()
+    assert versions(forty)["os05:1:amd64:default"] == 2
+
+
+def test_a_newcomer_without_a_good_state_is_not_listed(forty: Site) -> None:
+    forty.more = RULE.format("os01") + RULE.format("os02")
+    result = forty.publish(code=1)
+    assert "failed: os02:1:amd64:default: in quarantine" in result.out
+    assert len(forty.products()) == 39
+
+
+def damaged(site: Site, product: str, name: str) -> Path:
+    return next(site.root.glob(f"site/public/images/{product}/*/{name}"))
+
+
+@pytest.mark.parametrize("name", ["rootfs.squashfs", "incus.tar.xz.asc"])
+def test_an_image_that_lost_a_file_is_left_out(site: Site, name: str) -> None:
+    product, other = PRODUCTS[0], PRODUCTS[1]
+    matrix(site.ci, product, other)
+    build(site.ci, product)
+    site.publish()
+    lost = damaged(site, product, name)
+    serial = lost.parent.name
+    lost.unlink()
+    build(site.ci, product)
+    build(site.ci, other)
+    result = site.publish(code=1)
+    assert f"failed: {product}/{serial}: in quarantine: " in result.out
+    assert versions(site) == {"os00:1:amd64:default": 1, "os01:1:amd64:default": 1}
+    assert serial not in (site.latest / "meta/1.0/index-system").read_text()
+
+
+def test_what_nobody_is_to_blame_for_stops_the_exposure(site: Site) -> None:
+    matrix(site.ci, PRODUCTS[0])
+    build(site.ci, PRODUCTS[0])
+    site.publish()
+    shown = site.latest.resolve()
+    (site.root / "site/public/streams/v1/extra.json").write_text("{}")
+    build(site.ci, PRODUCTS[0])
+    result = site.publish(code=2)
+    assert "nothing is exposed" in result.out
+    assert "streams/v1/extra.json has no signature" in result.out
+    assert site.latest.resolve() == shown
