@@ -11,7 +11,7 @@ from pathlib import Path
 
 from doit import create_after, task_params
 
-from tasks import indexes, mirror, prune, runtime, snapshot
+from tasks import indexes, prune, runtime, snapshot
 from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
 from tasks.reporter import doit_config, same, step
 
@@ -35,7 +35,7 @@ def task_publish(**options: str | int | bool) -> Tasks:
     }
 
 
-@create_after(executed="poll", creates=["image"])
+@create_after(executed="poll")
 def task_image() -> Tasks:
     """Fetch, check, sign and place the image of one product."""
     yield {
@@ -45,8 +45,8 @@ def task_image() -> Tasks:
     }
     for wish, done in run.wishes():
         yield {
-            "basename": "image",
             "name": wish.product.name,
+            "doc": wish.build,
             "actions": step(run.make, wish),
             "file_dep": [site.wish(wish.product)],
             "targets": [done] if done else [],
@@ -112,13 +112,16 @@ def task_snapshot() -> dict[str, object]:
     }
 
 
-def task_mirror() -> Tasks:
+@task_params(runtime.ADOPT)
+def task_mirror(adopt: str) -> Tasks:
     """Make the mirrors equal to the newest snapshot."""
+    run.adopting(adopt)
     yield {"name": None, "doc": "Make every mirror equal to the newest snapshot."}
     for one in run.settings.mirror:
         yield {
             "name": one.name,
+            "doc": one.url,
             "actions": step(run.push, one),
             "task_dep": ["snapshot"],
-            "uptodate": [lambda one=one: mirror.is_current(one, site)],
+            "uptodate": [lambda one=one: run.is_mirrored(one)],
         }

@@ -46,7 +46,9 @@ def check(directory: Path, names: Mapping[str, File], product: Product, serial: 
         if magic := _MAGIC.get(name):
             with (directory / name).open("rb") as file:
                 if file.read(len(magic)) != magic:
-                    raise ImageRejected(f"{name} is not of its format: it starts with other bytes")
+                    raise ImageRejected(
+                        f"{name} is not what its name says: it starts with other bytes than such files do"
+                    )
     for name in METADATA:
         if name in names:
             check_metadata(directory / name, product)
@@ -111,4 +113,4 @@ def _member(tar: tarfile.TarFile, wanted: str, archive: str) -> bytes:
                 raise ImageRejected(f"{archive}: {wanted} is larger than {METADATA_LIMIT >> 20} MiB")
             content = tar.extractfile(member)
             return content.read() if content else b""
-    raise ImageRejected(f"{archive} has no {wanted}")
+    raise ImageRejected(f"{archive} holds no file {wanted!r}")

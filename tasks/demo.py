@@ -78,7 +78,7 @@ def farewell(clone: Path, layout: Layout) -> list[str]:
     """How to look at what was made."""
     here = Path(os.path.relpath(clone))
     tree = here / os.path.relpath(layout.latest, clone)
-    called = Path(sys.argv[0])
+    called = Path(sys.argv[0]).absolute()
     inside = called.name == "doit" and called.is_relative_to(clone)
     doit = os.path.relpath(called) if inside else "doit"
     looks = {

@@ -8,6 +8,7 @@ from tasks.image import Image, Product
 STREAMS = PurePosixPath("streams/v1")
 STREAMS_TWIN = PurePosixPath("meta/simplestreams/v1")  # where images.linuxcontainers.org keeps them
 LXC = PurePosixPath("meta/1.0")
+SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
 INDEX_TREES = ("meta", "streams")  # what names images, and so must come after them
 
 

@@ -112,7 +112,9 @@ class Reporter:
         self._done += 1
         if isinstance(fail, UnmetDependency):
             self.write(f"{task.name:<11} not done\n")
-        elif isinstance(fail, TaskFailed | TaskError) and not fail.traceback:
+        elif isinstance(fail, TaskFailed):
+            self.write(f"{task.name:<11} {fail.message}\n")
+        elif isinstance(fail, TaskError) and not fail.traceback:
             self.write(f"{task.name:<11} ERROR: {fail.message}\n")
         else:
             self.write(f"{task.name:<11} ERROR: a bug, please report it\n{fail.get_msg()}\n")

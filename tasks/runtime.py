@@ -23,7 +23,7 @@ from tasks import demo, files, indexes, report, settings
 from tasks.errors import SettingsError, UpstreamError
 from tasks.image import SUMS, Image
 from tasks.layout import Layout
-from tasks.mirror import push
+from tasks.mirror import is_current, push
 from tasks.plan import Wish
 from tasks.settings import Mirror
 from tasks.state import Failure, Ledger, Offers, load, load_all, save
@@ -68,6 +68,10 @@ OPTIONS = [
     },
 ]
 
+ADOPT = [
+    {"name": "adopt", "long": "adopt", "default": "", "help": "take over this mirror, whatever lies there"}
+]
+
 
 class Polls(msgspec.Struct, frozen=True):
     """Counters, not clocks: polls of everything that were begun, and the last one that succeeded."""
@@ -84,6 +88,7 @@ class Run:
         self.options = Options()
         self.result = ""  # of the hook's build
         self.published: list[Image] = []
+        self.adopted = ""  # the mirror that is taken over
         self.trouble = ""  # why the hook's build could not be awaited
         self.pending: list[Wish] = []
         self.selected: tuple[str, ...] = ()
@@ -255,7 +260,21 @@ class Run:
 
     def push(self, mirror: Mirror) -> str:
         """Push to a mirror; rsync inherits the lock."""
-        return push(mirror, self.layout, keep=[self.lock()])
+        adopt = mirror.name == self.adopted
+        return push(mirror, self.layout, self.settings.site.grace, [self.lock()], adopt=adopt, now=self.now)
+
+    def is_mirrored(self, mirror: Mirror) -> bool:
+        """Whether there is nothing to do for a mirror."""
+        return mirror.name != self.adopted and is_current(
+            mirror, self.layout, self.settings.site.grace, self.now
+        )
+
+    def adopting(self, name: str) -> None:
+        """Take ``--adopt`` of the command line; raises InvalidDodoFile: exit 3."""
+        names = [mirror.name for mirror in self.settings.mirror]
+        if name and name not in names:
+            raise InvalidDodoFile(f"--adopt={name}: the mirrors are {', '.join(names) or 'none'}")
+        self.adopted = name
 
     def is_flawless(self) -> bool:
         """Whether publish has nothing to complain of."""
@@ -264,7 +283,8 @@ class Run:
     def verdict(self) -> str | TaskFailed | None:
         """The last step: exit 1 when images or mirrors failed; the summary names them."""
         found = report.faults(self.layout, self.settings) + [self.trouble] * bool(self.trouble)
-        return TaskFailed(f"{len(found)} faults, named below") if found else None
+        said = "1 fault, named" if len(found) == 1 else f"{len(found)} faults, named"
+        return TaskFailed(f"done, but for {said} below") if found else None
 
     def last_words(self, *, nothing_done: bool) -> list[str]:
         """The summary."""

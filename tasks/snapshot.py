@@ -5,13 +5,14 @@ unchanging tree. The hardlink back end makes a tree of directories whose files a
 site: image files never change, and indexes are replaced, never rewritten.
 """
 
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks import files
 from tasks.catalogue import Catalogue
-from tasks.layout import STREAMS, Layout
+from tasks.layout import SITE_ID, STREAMS, Layout
 from tasks.state import Ledger, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
@@ -23,6 +24,7 @@ def snapshot(layout: Layout, now: datetime) -> str:
     if latest and _same(layout.public, layout.snapshots / latest / "public"):
         mark_lapsing(layout, now)
         return f"{latest} shows it already"
+    _own(layout)
     name = _new_name(layout, now)
     unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
     with files.disk("freeze"):
@@ -35,6 +37,13 @@ def snapshot(layout: Layout, now: datetime) -> str:
     files.point(layout.latest, f"snapshots/{name}/public")
     mark_lapsing(layout, now)
     return name
+
+
+def _own(layout: Layout) -> None:
+    """Put the site's identity, made once, into the tree: mirrors are deleted from only where it matches."""
+    if files.read(layout.root / SITE_ID) is None:
+        files.write(layout.root / SITE_ID, f"{uuid.uuid4()}\n".encode())
+    files.write_changed(layout.public / SITE_ID, files.read(layout.root / SITE_ID) or b"")
 
 
 def _same(tree: Path, shown: Path) -> bool:

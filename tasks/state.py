@@ -83,12 +83,14 @@ class Quarantine(msgspec.Struct, frozen=True):
 NONE = Quarantine()
 
 
-class Mirrored(msgspec.Struct, frozen=True, kw_only=True):
-    """How a mirror stands."""
+class Mirrored(msgspec.Struct, frozen=True):
+    """How a mirror stands: what it has, what its indexes name, and since when not any more."""
 
     snapshot: str = ""
     url: str = ""
     failed: str = ""
+    listed: tuple[str, ...] = ()
+    lapsing: dict[str, int] = msgspec.field(default_factory=dict)  # path -> seconds since the epoch
 
 
 def load(path: Path, kind: type[Record]) -> Record | None:

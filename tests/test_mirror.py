@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ import servers
 from sites import Site, build, matrix
 from tools import need
 
-from tasks.mirror import command, phases
+from tasks.errors import TreeError
+from tasks.layout import Layout
+from tasks.mirror import command, is_current, phases, push
+from tasks.settings import Mirror, Span
+
+DELETE = ["--delete", "--existing", "--ignore-existing"]
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 
@@ -37,7 +44,9 @@ def mirrored(site: Site, url: str, destination: Path) -> None:
     build(site.ci, A)
     site.publish()
     assert content(destination) == content(site.latest)
-    assert len(list(destination.glob(f"images/{A}/*"))) == 2, "the delisted image goes with the next run at the earliest"
+    assert len(list(destination.glob(f"images/{A}/*"))) == 2, (
+        "the delisted image goes with the next run at the earliest"
+    )
     site.publish()
     assert len(list(destination.glob(f"images/{A}/*"))) == 1
     assert content(destination) == content(site.latest)
@@ -83,7 +92,7 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
     for _ in range(3):
         build(two.ci, A)
         two.publish()
-        for phase in phases():
+        for phase in [*phases(), DELETE]:
             assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(mirror))) == 0
             index = mirror / "streams/v1/images.json"
             named = set(re.findall(r'"path": "([^"]+)"', index.read_text())) if index.exists() else set()
@@ -107,3 +116,110 @@ def test_an_index_of_equal_size_and_time_is_pushed(two: Site, tmp_path: Path) ->
     for phase in phases():
         os.spawnvp(os.P_WAIT, "rsync", command(phase, source, str(mirror)))
     assert content(mirror) == content(source)
+
+
+NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
+HOUR = Span(3600)
+
+
+def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Site) -> None:
+    """Also on one that was away while the origin delisted, waited, and pruned."""
+    two.lines = 'keep = 1\ngrace = "0s"\n'
+    mirror = Mirror(name="eu1", url=str(two.mirror))
+    layout = Layout(two.root)
+
+    def give(now: datetime) -> int:
+        push(mirror, layout, HOUR, [], adopt=False, now=now)
+        assert content(two.latest).items() <= content(two.mirror).items()
+        return len(list(two.mirror.glob(f"images/{A}/*")))
+
+    two.publish()
+    assert give(NOW) == 1
+    build(two.ci, A)
+    two.publish()
+    two.publish()
+    assert len(list(two.latest.glob(f"images/{A}/*"))) == 1, "the origin has pruned it"
+    assert not is_current(mirror, layout, HOUR, NOW)
+    assert give(NOW + timedelta(days=7)) == 2
+    assert is_current(mirror, layout, HOUR, NOW + timedelta(days=7, minutes=59))
+    assert not is_current(mirror, layout, HOUR, NOW + timedelta(days=7, minutes=61)), "time alone brings work"
+    assert give(NOW + timedelta(days=7, minutes=61)) == 1
+    assert is_current(mirror, layout, HOUR, NOW + timedelta(days=9))
+    assert content(two.mirror) == content(two.latest)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["path", "daemon"])
+def test_nothing_is_deleted_where_the_tree_is_not_ours(two: Site, tmp_path: Path, remote: bool) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("do not delete")
+    with servers.rsyncd({"other": other}, tmp_path) as url:
+        two.more = f'[[mirror]]\nname = "eu1"\nurl = "{f"{url}/other/" if remote else other}"\n'
+        result = two.publish(code=2)
+        assert "is not empty and has no site-id" in result.out
+        assert "doit mirror --adopt=eu1" in result.out
+        assert content(other) == {"thesis.tex": b"do not delete"}
+        (other / "site-id").write_text("somebody else\n")
+        assert "is another site's (site-id 'somebody else')" in two.publish(code=2).out
+        assert (other / "thesis.tex").exists()
+        assert two.doit("mirror", "--adopt=eu2").code == 3
+        assert two.doit("mirror", "--adopt=eu1").code == 0
+        assert content(other) == content(two.latest)
+        assert two.publish().executed == ["poll"]
+
+
+def test_a_mirror_that_is_not_mounted_is_not_filled(two: Site) -> None:
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n'
+    two.publish()
+    shutil.rmtree(two.mirror)
+    build(two.ci, A)
+    result = two.publish(code=2)
+    assert "has lost its site-id: is it mounted?" in result.out
+    assert not content(two.mirror)
+
+
+def test_a_first_push_that_was_cut_goes_on(two: Site) -> None:
+    two.publish()
+    two.mirror.mkdir()
+    for phase in phases()[:2]:
+        assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(two.mirror))) == 0
+    mirror = Mirror(name="eu1", url=str(two.mirror))
+    push(mirror, Layout(two.root), HOUR, [], adopt=False, now=NOW)
+    assert content(two.mirror) == content(two.latest)
+
+
+def test_a_root_that_is_not_mounted_reaches_no_mirror(two: Site) -> None:
+    """An empty root is a new site: what it would push is not what the mirror has."""
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n'
+    two.publish()
+    before = content(two.mirror)
+    two.root.rename(two.base / "unmounted")
+    build(two.ci, A)
+    assert "is another site's" in two.publish(code=2).out
+    assert content(two.mirror) == before
+
+
+def test_a_ledger_that_was_lost_in_part_does_not_empty_the_site(two: Site) -> None:
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n'
+    two.publish()
+    before = content(two.latest)
+    for path in (two.root / "state").glob("*/tiny:1:amd64:default.json"):
+        path.unlink()
+    shutil.rmtree(two.root / f"site/public/images/{A}")
+    two.ci.job("image-tiny").delete_build(1)
+    result = two.publish(code=2)
+    assert "1 of 2 products would vanish (tiny:1:amd64:default" in result.out
+    assert "--allow-shrink" in result.out
+    assert content(two.latest) == before
+    two.publish("--allow-shrink")
+    assert list(two.products()) == ["tiny:1:arm64:default"]
+
+
+def test_the_push_raises_for_a_foreign_tree(two: Site, tmp_path: Path) -> None:
+    two.publish()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/file").touch()
+    with pytest.raises(TreeError, match="is not empty"):
+        push(
+            Mirror(name="x", url=str(tmp_path / "foreign")), Layout(two.root), HOUR, [], adopt=False, now=NOW
+        )

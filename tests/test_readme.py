@@ -98,7 +98,7 @@ def test_every_other_command_does_what_it_says(clone: Path) -> None:
         for line in block.splitlines():
             done = run(line, clone)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    assert "rejected: meta.tar.xz has no config" in done.stdout
+    assert "rejected: meta.tar.xz holds no file 'config'" in done.stdout
 
 
 def test_list_shows_the_commands_without_a_demo(clone: Path) -> None:
