@@ -59,7 +59,7 @@ def task_prune() -> dict[str, object]:
     return {
         "actions": step(run.timed, prune.prune, run.settings),
         "task_dep": ["image"],
-        "uptodate": [lambda: not any(prune.due(site, run.settings, run.now))],
+        "uptodate": [run.is_pruned],
     }
 
 
@@ -79,7 +79,7 @@ def task_streams() -> dict[str, object]:
         "actions": step(indexes.write_streams, site, rules, run.signer),
         "file_dep": [site.catalogue],
         "targets": indexes.stream_files(site),
-        "uptodate": [same(lambda: rules)],
+        "uptodate": [same(lambda: rules), same(lambda: run.settings.signing.key)],
     }
 
 
@@ -90,14 +90,14 @@ def task_lxc_index() -> dict[str, object]:
         "task_dep": ["streams"],  # needs nothing of it; the same order every time
         "file_dep": [site.catalogue],
         "targets": indexes.lxc_files(site, run.settings.lxc),
-        "uptodate": [same(lambda: rules), same(lambda: run.settings.lxc)],
+        "uptodate": [same(lambda: (rules, run.settings.lxc, run.settings.signing.key))],
     }
 
 
 def task_proof() -> dict[str, object]:
     """Read the new indexes as the clients will."""
     return {
-        "actions": step(indexes.prove, site, rules, run.settings.lxc, run.signer),
+        "actions": step(indexes.prove, site, run.settings, run.signer, run.may_shrink),
         "file_dep": run.indexes(),
     }
 

@@ -45,12 +45,13 @@ class Fingerprint(msgspec.Struct, frozen=True):
     hash: str
 
 
-class BuildDetail(msgspec.Struct, frozen=True):
+class BuildDetail(msgspec.Struct, frozen=True, rename="camel"):
     """One build with its artifacts; either list may be null or absent."""
 
     number: int
     result: str | None = None
     building: bool | None = False
+    in_progress: bool | None = False
     timestamp: int = 0
     artifacts: tuple[Artifact, ...] | None = None
     fingerprint: tuple[Fingerprint, ...] | None = None
@@ -80,7 +81,7 @@ class Parameter(msgspec.Struct, frozen=True):
     """A build parameter; values of other types than text do not matter to us."""
 
     name: str | None = None
-    value: str | int | float | bool | None = None
+    value: object = None
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -94,6 +95,7 @@ class TestRun(msgspec.Struct, frozen=True):
 
     result: str | None = None
     building: bool | None = False
+    timestamp: int | None = None
     actions: tuple[Action | None, ...] | None = None
 
     def parameter(self, name: str) -> str | None:
@@ -132,8 +134,8 @@ def job_tree(*, older: bool, unstable: bool) -> str:
 
 
 BUILD_TREE = "number,result,building,timestamp,artifacts[relativePath],fingerprint[hash]"
-STATE_TREE = "number,result,building,timestamp"
-TESTS_TREE = f"allBuilds[result,building,actions[parameters[name,value]]]{{0,{_TESTS}}}"
+STATE_TREE = "number,result,building,inProgress,timestamp"
+TESTS_TREE = f"allBuilds[result,building,timestamp,actions[parameters[name,value]]]{{0,{_TESTS}}}"
 
 
 def parse_jobs(answer: bytes) -> Iterator[tuple[str, Job]]:
@@ -162,6 +164,11 @@ def axes(configuration: str) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
+def configuration_name(configuration: str) -> str:
+    """A configuration with its axes in the order of Jenkins' own names; URLs may have any."""
+    return ",".join(f"{name}={value}" for name, value in sorted(axes(configuration).items()))
+
+
 def job_path(name: str) -> str:
     """``a/b/c`` as Jenkins' URL path ``job/a/job/b/job/c``."""
     return "/".join(f"job/{quoted(part)}" for part in name.split("/") if part)
@@ -178,7 +185,10 @@ def job_name(url: str) -> tuple[str, ...] | None:
     Only the part from the first ``/job/`` on counts: the host that Jenkins writes is whatever its
     administrator once typed. None where the URL is no job's.
     """
-    path = urlsplit(url).path.strip("/").split("/")
+    try:
+        path = urlsplit(url).path.strip("/").split("/")
+    except ValueError:
+        return None
     if "job" not in path:
         return None
     names, rest = [], path[path.index("job") :]

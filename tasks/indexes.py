@@ -5,6 +5,7 @@ what names it.
 """
 
 from collections.abc import Callable, Container, Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from tasks import files, lxcindex, streams
@@ -12,8 +13,9 @@ from tasks.catalogue import Catalogue, catalogue, duplicates
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.policy import matches
 from tasks.proof import METADATA, Fault, prove_lxc, prove_streams
-from tasks.settings import Lxc, Rule, Settings
+from tasks.settings import Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Quarantine, load, load_all, save
 
@@ -25,15 +27,22 @@ def collect(layout: Layout, settings: Settings, *, allow_shrink: bool) -> str:
     ledgers = load_all(layout.state / "ledger", Ledger)
     new = catalogue((ledger.images for ledger in ledgers), settings.site.keep)
     products = {image.product.key for image in new.images}
-    before = exposed_products(layout)
-    lost = sorted(before - products)
-    if lost and not allow_shrink and len(lost) * 100 > len(before) * settings.site.max_shrink.percent:
-        raise TreeError(
-            f"{len(lost)} of {len(before)} products would vanish ({', '.join(lost[:3])}, ...), more than"
-            f" site.max_shrink allows; if that is meant: doit publish --allow-shrink"
-        )
+    if not allow_shrink:
+        _refuse_shrink(layout, products, settings.site.max_shrink)
     save(layout.catalogue, new)
     return f"{len(products)} products, {len(new.images)} images"
+
+
+def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> None:
+    """Raise TreeError when more of what is exposed would vanish than the site allows."""
+    before = exposed_products(layout)
+    lost = sorted(key.replace(":", "/") for key in before - products)
+    if len(lost) * 100 > len(before) * limit.percent:
+        named = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
+        raise TreeError(
+            f"{len(lost)} of {len(before)} products would vanish ({named}),"
+            " more than site.max_shrink allows; if that is meant: doit publish --allow-shrink"
+        )
 
 
 def exposed_products(layout: Layout) -> set[str]:
@@ -52,7 +61,7 @@ def write_streams(
 
     A product in quarantine keeps the entry that is exposed now, an image in quarantine has none.
     """
-    images = tuple(image for image in _listed(layout) if image.path not in held.images)
+    images, rules = tuple(i for i in _listed(layout) if i.path not in held.images), tuple(rules)
     exposed = _exposed_streams(layout) if held.products else {}
     kept = {key: exposed[key] for key in held.products if key in exposed}
     document = streams.images_json((i for i in images if i.product.key not in held.products), rules, kept)
@@ -65,8 +74,15 @@ def write_streams(
         index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
         changed |= _stream(directory / streams.INDEX, index, signed, by)
     twins = duplicates(images)
-    notes = [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
+    notes = [f"; rule {rule!r} matches no product" for rule in idle(images, rules)]
+    notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return f"{len(names)} products" + ("" if changed else ", no byte changed") + "".join(notes)
+
+
+def idle(images: Iterable[Image], rules: Iterable[Rule]) -> list[str]:
+    """The rules that speak of no product that is listed: mistyped, or of yesterday."""
+    products = {image.product for image in images}
+    return [rule.match for rule in rules if not any(matches(rule.match, product) for product in products)]
 
 
 def _listed(layout: Layout) -> tuple[Image, ...]:
@@ -142,14 +158,16 @@ def write_lxc(
     return f"{len(texts['index-system'].splitlines())} products"
 
 
-def prove(layout: Layout, rules: Iterable[Rule], lxc: Lxc, signer: Callable[[], Signer]) -> str:
+def prove(
+    layout: Layout, settings: Settings, signer: Callable[[], Signer], allow_shrink: Callable[[], bool]
+) -> str:
     """Read the new indexes as every client would.
 
     What can be laid to one image or product puts that into quarantine: the image is left out, the
     product stays as it is exposed, the indexes are written again, and proven again. Raises
     ProofError for the rest, and nothing is exposed then.
     """
-    rules, held = tuple(rules), NONE
+    rules, lxc, held = settings.rules, settings.lxc, NONE
     while faults := _faults(layout, held):
         more = held.with_faults(faults)
         if more == held or any(not fault.product for fault in faults):
@@ -158,11 +176,19 @@ def prove(layout: Layout, rules: Iterable[Rule], lxc: Lxc, signer: Callable[[], 
             said = ["clients could not read the new indexes; nothing is exposed:", *lines[:SHOWN], *rest]
             raise ProofError("\n  ".join(said))
         held = more
+        if not allow_shrink():
+            _refuse_shrink(layout, _spared(layout, held), settings.site.max_shrink)
         write_streams(layout, rules, signer, held)
         write_lxc(layout, rules, lxc, signer, held)
     save(layout.quarantine, held)
     count = len(held.products) + len(held.images)
     return "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")
+
+
+def _spared(layout: Layout, held: Quarantine) -> set[str]:
+    """The products that a quarantine leaves something of."""
+    images = (image for image in _listed(layout) if image.path not in held.images)
+    return {image.product.key for image in images} | (held.products.keys() & exposed_products(layout))
 
 
 def _faults(layout: Layout, held: Quarantine) -> list[Fault]:

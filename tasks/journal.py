@@ -36,12 +36,24 @@ class Journal:
         """Connect at the first use; a command that only reads must not need the right to write."""
         if self._db is None:
             Path(self.name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.executescript(
-                "pragma journal_mode=wal; pragma synchronous=normal;"
-                "create table if not exists doit (task text primary key, data text) without rowid"
-            )
+            try:
+                self._db = self._connect()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                Path(
+                    self.name
+                ).unlink()  # damaged; without it every step looks again, and finds its work done
+                self._db = self._connect()
         return self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
+        db.executescript(
+            "pragma journal_mode=wal; pragma synchronous=normal;"
+            "create table if not exists doit (task text primary key, data text) without rowid"
+        )
+        return db
 
     def _row(self, task: str, *, fresh: bool) -> Row | None:
         """A saved row; with ``fresh``, one that another process may have saved meanwhile."""

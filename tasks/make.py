@@ -38,7 +38,7 @@ def make(
 ) -> Made:
     """Bring one product to its wished build."""
     ledger = adopt(wish.product, layout)
-    if image := ledger.of_build(wish.job, wish.configuration, wish.number):
+    if image := ledger.of_build(wish):
         files.unlink(layout.failure(wish.product))
         return Made(f"{image.serial} is there already")
     try:
@@ -47,7 +47,13 @@ def make(
         made = _place(wish, staged, ledger, layout, signer)
     except (ImageRejected, UpstreamError) as fault:
         rejected = isinstance(fault, ImageRejected)
-        failure = Failure(product=wish.product, build=wish.build, reason=str(fault), rejected=rejected)
+        failure = Failure(
+            product=wish.product,
+            build=wish.build,
+            timestamp=wish.timestamp,
+            reason=str(fault),
+            rejected=rejected,
+        )
         save(layout.failure(wish.product), failure)
         return Made(f"{'rejected' if rejected else 'failed'}: {wish.build}: {fault}")
     files.unlink(layout.failure(wish.product))
@@ -55,12 +61,13 @@ def make(
 
 
 def adopt(product: Product, layout: Layout) -> Ledger:
-    """The product's ledger, with the complete images that the tree has and the ledger does not.
+    """The product's ledger, brought in line with the tree: complete images join, damaged ones leave.
 
     A run that was killed between placing an image and noting it, or a lost state directory, costs no
     download: ``source.json`` says what an image is. Sizes are compared here, hashes by ``verify``.
     """
     ledger = load(layout.ledger(product), Ledger) or Ledger(product)
+    ledger = Ledger(product, tuple(image for image in ledger.images if _whole(image, layout)))
     known = {image.serial for image in ledger.images}
     for path in sorted(layout.public.joinpath(product.path).glob(f"*/{SUMS}")):
         if path.parent.name in known or not path.with_name(f"{SUMS}.asc").exists():
@@ -77,7 +84,7 @@ def _whole(image: Image, layout: Layout) -> bool:
     return all(
         (path := directory / name).is_file() and path.stat().st_size == file.size
         for name, file in image.files.items()
-    )
+    ) and all((directory / name).is_file() for name in (SUMS, f"{SUMS}.asc", SOURCE))
 
 
 def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
@@ -103,6 +110,8 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
     files.place(staged.directory / SUMS, sums(listed).encode())
     sign_directory(staged.directory, signer())
+    if layout.image(image).exists():  # and is not whole, else the ledger had it
+        files.remove(layout.image(image), layout.staging)
     files.move(staged.directory, layout.image(image))
     save(layout.ledger(wish.product), ledger.with_image(image))
     what = ", ".join(sorted(image.kinds))

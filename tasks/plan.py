@@ -6,12 +6,12 @@ a lower number) takes it back, because absence there means rotation far more oft
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
 
-from jenkins.api import Build, TestRun, axes, job_name
+from jenkins.api import Build, TestRun, axes, configuration_name, job_name
 from tasks.image import Product
 from tasks.settings import Axes, Gate
 
@@ -48,32 +48,43 @@ class Verdicts(msgspec.Struct, frozen=True):
 
     passed: frozenset[tuple[str, str, int]]
     scope: str
+    when: Mapping[tuple[str, str, int], int] = msgspec.field(default_factory=dict)  # its last pass began
 
     def allow(self, offer: Offer, number: int) -> bool:
         """Whether this build may be published.
 
         Scope «product»: this very build, or its parent, passed. Scope «os»: a pass of any build of
-        the job covers every build up to that number, as images.linuxcontainers.org has it.
+        the job covers every build up to that number, as images.linuxcontainers.org has it. A run that
+        began before the build tested one of a job that was deleted and made anew since.
         """
         if self.scope == "os":
-            return any(job == offer.job and number <= tested for job, _, tested in self.passed)
-        own = {(offer.job, offer.configuration, number), (offer.job, "", number)}
-        return not own.isdisjoint(self.passed)
+            passed = [one for one in self.passed if one[0] == offer.job and number <= one[2]]
+        else:
+            passed = [(offer.job, offer.configuration, number), (offer.job, "", number)]
+        built = next((build.timestamp for build in offer.builds if build.number == number), 0)
+        return any(one in self.passed and self.when.get(one, built) >= built for one in passed)
 
 
 def verdicts(runs: Iterable[TestRun], gate: Gate) -> Verdicts:
     """Read the test job's runs: each names the tested build by its URL, parent or configuration."""
-    passed = set()
+    passed: set[tuple[str, str, int]] = set()
+    when: dict[tuple[str, str, int], int] = {}
     for run in runs:
         url = run.parameter(gate.build)
         if run.building or run.result != "SUCCESS" or not url:
             continue
         *names, number = job_name(url) or ("",)
-        if not number.isdecimal() or not names:
+        if not re.fullmatch("[0-9]{1,9}", number) or not names:
             continue
-        configuration = names.pop() if "=" in names[-1] else ""
-        passed.add(("/".join(names), configuration, int(number)))
-    return Verdicts(frozenset(passed), gate.scope)
+        configuration = configuration_name(names.pop()) if "=" in names[-1] else ""
+        job, named = "/".join(names), run.parameter(gate.image)
+        if not names or (named and named not in (names[-1], job) and not named.startswith(f"{job}/")):
+            continue  # the parameters contradict each other: whatever was tested, it is not this build
+        one = job, configuration, int(number)
+        passed.add(one)
+        if run.timestamp is not None:
+            when[one] = max(when.get(one, 0), run.timestamp)
+    return Verdicts(frozenset(passed), gate.scope, when)
 
 
 def os_of(job: str, patterns: Iterable[str]) -> str | None:
@@ -87,16 +98,16 @@ def os_of(job: str, patterns: Iterable[str]) -> str | None:
 
 
 def product_of(os: str, configuration: str, names: Axes) -> Product:
-    """The product of a matrix configuration; axes of other names are ignored; raises ValueError."""
+    """The product of a matrix configuration; other axes are ignored; raises ValueError.
+
+    All three must be there: a default for an axis whose name was mistyped would publish every
+    release under one name.
+    """
     values = axes(configuration)
-    if names.arch not in values:
-        raise ValueError(f"{configuration!r} has no axis {names.arch!r}")
-    return Product(
-        os,
-        values.get(names.release, "current"),
-        values[names.arch],
-        values.get(names.variant, "default"),
-    )
+    for axis in (names.release, names.arch, names.variant):
+        if axis not in values:
+            raise ValueError(f"{configuration!r} has no axis {axis!r}; see jenkins.axes")
+    return Product(os, values[names.release], values[names.arch], values[names.variant])
 
 
 def products_in(os: str, template: str, artifacts: Iterable[str]) -> dict[Product, tuple[str, ...]]:
@@ -132,11 +143,10 @@ class Choice(msgspec.Struct, frozen=True):
 
 def choose(offer: Offer, wish: Wish | None, gate: Verdicts | None) -> Choice:
     """The newest build that passed, if it moves the product on."""
-    allowed = [build for build in offer.builds if gate is None or gate.allow(offer, build.number)]
     newest = offer.builds[0] if offer.builds else None
-    best = allowed[0] if allowed else None
+    best = next((one for one in offer.builds if gate is None or gate.allow(offer, one.number)), None)
     held = ""
-    if newest and newest is not best:
+    if newest and newest is not best and (wish is None or _moves(wish, offer, newest)):
         held = f"build #{newest.number} has not passed the test job"
     if best is None or (wish and not _moves(wish, offer, best)):
         return Choice(None, held)
@@ -146,15 +156,16 @@ def choose(offer: Offer, wish: Wish | None, gate: Verdicts | None) -> Choice:
 def _moves(wish: Wish, offer: Offer, build: Build) -> bool:
     """Whether a build is further on than the wish.
 
-    A lower number counts when it started later: the job was deleted and made again. A lower number
-    that is older only means that the wished build was rotated away.
+    A number that is not higher counts when it started later: the job was deleted and made again. A
+    lower number that is older only means that the wished build was rotated away. A sibling of the
+    same parent build, another configuration for the same product, is no news.
     """
-    if (wish.job, wish.configuration) == (
-        offer.job,
-        offer.configuration,
-    ) and build.number > wish.number:
-        return True
-    return build.number != wish.number and build.timestamp > wish.timestamp
+    newer = build.timestamp > wish.timestamp
+    if wish.job != offer.job:
+        return newer
+    if wish.configuration != offer.configuration:
+        return newer and build.number != wish.number
+    return newer or build.number > wish.number
 
 
 def merge(offers: Iterable[Offer]) -> tuple[list[Offer], list[str]]:

@@ -66,7 +66,7 @@ def await_build(
             detail = api.parse_build(client.json(path, api.STATE_TREE))
         except JenkinsError as error:
             raise UpstreamError(f"cannot look at {job} #{build}: {error}") from error
-        if not detail.building and detail.result:
+        if not (detail.building or detail.in_progress) and detail.result:
             return detail.result
         if time.monotonic() >= until:
             return ""
@@ -99,6 +99,7 @@ class _Poll:
         self._notes: list[str] = []
         self._products: set[Product] = set()
         self._moved = list[Product]()
+        self._pipelines: list[Pipeline] = []
 
     def run(self, job: str) -> "_Poll":
         """Ask, choose, and write the wishes; raises JenkinsError."""
@@ -118,7 +119,8 @@ class _Poll:
         offers, pipelines = self._sort(jobs)
         wanted = [(offer, build) for offer in offers if (build := self._choose(offer, gate))]
         together(lambda one: self._wish(*one), wanted, settings.downloads)
-        together(lambda one: self._pipeline(one, gate), pipelines, settings.downloads)
+        found = together(lambda one: self._pipeline(one, gate), pipelines, settings.downloads)
+        self._settle(wish for wishes in found for wish in wishes)
         return self
 
     def offers(self) -> Offers:
@@ -132,7 +134,7 @@ class _Poll:
 
     def after(self, before: Offers) -> Offers:
         """What is to be remembered of a poll of one job: its products' part is new, the rest stays."""
-        mine = {product.name for product in self._products}
+        mine = {product.name for product in self._products} | {name for name, _, _ in self._pipelines}
         return Offers(
             failed=before.failed,
             held={name: why for name, why in before.held.items() if name not in mine} | self._held,
@@ -165,11 +167,13 @@ class _Poll:
 
     def _refuse_foreign(self, name: str) -> None:
         folder = self._settings.folder.strip("/")
-        inside = not folder or name.startswith(f"{folder}/")
+        plain = name.isprintable() and {"", ".", ".."}.isdisjoint(name.split("/"))
+        inside = plain and (not folder or name.startswith(f"{folder}/"))
         if not inside or os_of(name, self._settings.jobs) is None:
             patterns = ", ".join(f"{folder}/{jobs}" if folder else jobs for jobs in self._settings.jobs)
+            shown = name if name.isprintable() else ascii(name)
             raise SettingsError(
-                [f"--job={name}: this site publishes the jobs {patterns}; see jenkins.jobs, .folder"]
+                [f"--job={shown}: this site publishes the jobs {patterns}; see jenkins.jobs, .folder"]
             )
 
     def _gate(self) -> Verdicts | None:
@@ -181,15 +185,17 @@ class _Poll:
     def _sort(self, jobs: Iterable[tuple[str, api.Job]]) -> tuple[list[Offer], list[Pipeline]]:
         """Jobs as offers of products, and those whose products only their artifacts tell."""
         offers: list[Offer] = []
-        pipelines: list[Pipeline] = []
         unstable, gate = self._settings.unstable, self._settings.gate
         for name, job in jobs:
             os = os_of(name, self._settings.jobs)
             if os is None or job.jobs is not None or (gate and name == gate.job):
                 continue
+            if not name.isprintable():
+                self._notes.append(f"{name!r} cannot be part of a product's name; left out")
+                continue
             if job.active_configurations is None:
                 if self._settings.path:
-                    pipelines.append(Pipeline(name, os, job.finished(unstable=unstable)))
+                    self._pipelines.append(Pipeline(name, os, job.finished(unstable=unstable)))
                 else:
                     self._notes.append(f"{name}: no matrix job; jenkins.path would say how its artifacts lie")
                 continue
@@ -203,9 +209,12 @@ class _Poll:
                 offers.append(
                     Offer(product=product, job=name, configuration=configuration.name, builds=builds)
                 )
+        if not offers and not self._pipelines and not self._notes:
+            patterns = ", ".join(self._settings.jobs)
+            self._troubled["jenkins.jobs"] = f"no job here is called {patterns}; see jenkins.folder and .view"
         merged, contested = merge(offers)
         self._notes += contested
-        return merged, pipelines
+        return merged, self._pipelines
 
     def _choose(self, offer: Offer, gate: Verdicts | None) -> api.Build | None:
         self._products.add(offer.product)
@@ -215,6 +224,11 @@ class _Poll:
             self._held[offer.product.name] = choice.held
         elif not offer.builds and wish is None:
             self._waiting.append(offer.product.name)
+        if wish and choice.build and wish.job == offer.job and choice.build.number < wish.number:
+            self._notes.append(
+                f"{offer.product.name}: {offer.job} was made anew,"
+                f" from #{wish.number} back to #{choice.build.number}"
+            )
         return choice.build
 
     def _wish(self, offer: Offer, build: api.Build) -> None:
@@ -225,9 +239,9 @@ class _Poll:
         except JenkinsError as error:
             self._troubled[name] = f"{offer.job}/{offer.configuration} #{build.number}: {error}"
             return
-        self._save(offer, build, detail, _paths(detail))
+        self._save(_wished(offer, build, detail, _paths(detail)))
 
-    def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> None:
+    def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> list[Wish]:
         """A job without configurations: one build holds the images of several products."""
         job, os = pipeline.name, pipeline.os
         mine = {
@@ -236,24 +250,34 @@ class _Poll:
             if wish.job == job and not wish.configuration
         }
         self._products |= mine.keys()
-        furthest = max(mine.values(), key=lambda wish: wish.number, default=None)
         offer = Offer(product=_ANY, job=job, configuration="", builds=pipeline.builds)
-        choice = choose(offer, furthest, gate)
+        # Not every build has every product: one wish that is there already means that it was asked for.
+        choices = [choose(offer, wish, gate) for wish in mine.values()] or [choose(offer, None, gate)]
+        choice = next((one for one in choices if one.build is None), choices[0])
         if choice.held:
             self._held[job] = choice.held
         if choice.build is None:
-            return
+            return []
         try:
             detail = self._detail(f"{_path(job)}/{choice.build.number}")
             found = products_in(os, self._settings.path, _paths(detail))
         except (JenkinsError, ValueError) as error:
             self._troubled[job] = f"{job} #{choice.build.number}: {error}"
-            return
+            return []
         if not found:
             self._troubled[job] = f"{job} #{choice.build.number}: no artifact lies as jenkins.path says"
-        for product, paths in found.items():
-            self._products.add(product)
-            self._save(msgspec.structs.replace(offer, product=product), choice.build, detail, paths)
+        return [
+            _wished(msgspec.structs.replace(offer, product=product), choice.build, detail, paths)
+            for product, paths in found.items()
+        ]
+
+    def _settle(self, wishes: Iterable[Wish]) -> None:
+        """Save the wishes of pipelines; of two for one product the newest build wins."""
+        for wish in sorted(wishes, key=lambda one: (one.timestamp, one.job)):
+            self._products.add(wish.product)
+            before = self._wishes.get(wish.product)
+            if before is None or before.job == wish.job or wish.timestamp > before.timestamp:
+                self._save(wish)
 
     def _detail(self, path: str) -> api.BuildDetail:
         """A build that is over and has artifacts; raises JenkinsError."""
@@ -264,18 +288,10 @@ class _Poll:
             raise JenkinsError("has no artifacts (any more)")
         return detail
 
-    def _save(self, offer: Offer, build: api.Build, detail: api.BuildDetail, paths: tuple[str, ...]) -> None:
-        wish = Wish(
-            product=offer.product,
-            job=offer.job,
-            configuration=offer.configuration,
-            number=build.number,
-            timestamp=build.timestamp,
-            artifacts=paths,
-            md5=_md5s(detail),
-        )
-        if save(self._layout.wish(offer.product), wish):
-            self._moved.append(offer.product)
+    def _save(self, wish: Wish) -> None:
+        self._wishes[wish.product] = wish
+        if save(self._layout.wish(wish.product), wish):
+            self._moved.append(wish.product)
 
 
 _ANY = Product("any", "any", "any", "any")  # stands for the products of a job that only its artifacts tell
@@ -285,6 +301,18 @@ def _path(job: str) -> str:
     """The URL path of a job, or of a job and its configuration."""
     name, configuration = split_job(job)
     return api.job_path(name) + (f"/{api.quoted(configuration)}" if configuration else "")
+
+
+def _wished(offer: Offer, build: api.Build, detail: api.BuildDetail, paths: tuple[str, ...]) -> Wish:
+    return Wish(
+        product=offer.product,
+        job=offer.job,
+        configuration=offer.configuration,
+        number=build.number,
+        timestamp=build.timestamp,
+        artifacts=paths,
+        md5=_md5s(detail),
+    )
 
 
 def _md5s(detail: api.BuildDetail) -> tuple[str, ...]:

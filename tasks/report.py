@@ -20,8 +20,9 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
         verdict = "rejected" if failure.rejected else "failed"
         found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
     kept = load(layout.quarantine, Quarantine) or Quarantine()
-    for name, why in sorted((*kept.products.items(), *kept.images.items())):
-        found.append(f"{name.removeprefix('images/')}: in quarantine: {why}")
+    apart = {key.replace(":", "/"): why for key, why in kept.products.items()}
+    apart |= {path.removeprefix("images/"): why for path, why in kept.images.items()}
+    found += [f"{name}: in quarantine: {why}" for name, why in sorted(apart.items())]
     for mirror in settings.mirror:
         known = load(layout.mirrored(mirror.name), Mirrored)
         if known and known.failed:
@@ -54,7 +55,9 @@ def published(images: Collection[Image]) -> list[str]:
 def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[str]:
     """The last lines of ``publish``."""
     offers = load(layout.offers, Offers) or Offers()
-    images = (load(layout.catalogue, Catalogue) or Catalogue(())).images
+    kept = load(layout.quarantine, Quarantine) or Quarantine()
+    listed = (load(layout.catalogue, Catalogue) or Catalogue(())).images
+    images = [one for one in listed if one.path not in kept.images and one.product.key not in kept.products]
     products = {image.product for image in images}
     name = latest_name(layout)
     lines = _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
@@ -63,7 +66,11 @@ def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[s
     if nothing_done:
         lines.append("nothing changed")
     if name:
-        lines.append(f"exposed: {len(products)} products, {len(images)} images, in {layout.latest} -> {name}")
+        count = len(kept.products) + len(kept.images)
+        apart = f" (and {count} in quarantine)" if count else ""
+        lines.append(
+            f"exposed: {len(products)} products, {len(images)} images{apart}, in {layout.latest} -> {name}"
+        )
     else:
         lines.append("exposed: nothing yet")
     return lines

@@ -22,6 +22,14 @@ Step = Callable[..., "str | TaskFailed | None"]
 FREE = ("poll", "publish")  # tasks that take the lock themselves, or need none
 
 
+class Broken(SystemExit):
+    """The end of the whole run, with its exit code and last line."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(code)
+        Reporter.broken = why
+
+
 def step(verb: Step, *arguments: object, **options: object) -> list[object]:
     """A doit action of a verb whose expected errors become one line instead of a traceback."""
 
@@ -29,8 +37,7 @@ def step(verb: Step, *arguments: object, **options: object) -> list[object]:
         try:
             return verb(*arguments, **options)
         except SettingsError as error:
-            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(3) from None
+            raise Broken(3, f"ERROR: {error}") from None
         except PublishError as error:
             return TaskError(str(error))
 
@@ -71,6 +78,7 @@ class Reporter:
 
     desc = "one line per step"
     run: Run
+    broken = ""  # why the run was broken off
 
     def __init__(self, outstream: TextIO, options: Mapping[str, Any]) -> None:
         del options
@@ -88,8 +96,7 @@ class Reporter:
         del tasks
         os.umask(0o022)
         self.run.selected = tuple(selected_tasks)
-        with files.disk("make"):
-            self.run.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.run.prepare()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stop)
 
@@ -121,8 +128,13 @@ class Reporter:
 
     def complete_run(self) -> None:
         """The summary, for whoever reads only the end."""
-        if "publish" in self.run.selected:
-            lines = self.run.last_words(nothing_done=not self._done)
+        if self.broken:
+            sys.stderr.write(f"{self.broken}\n")
+        elif "publish" in self.run.selected:
+            try:
+                lines = self.run.last_words(nothing_done=not self._done)
+            except PublishError as error:
+                lines = [f"ERROR: {error}"]
             self.write("".join(f"{line}\n" for line in lines))
 
     def skip_uptodate(self, task: object) -> None:
@@ -137,8 +149,8 @@ class Reporter:
         sys.stderr.write(exception.get_msg())
 
     def runtime_error(self, msg: str) -> None:
-        """An error of the graph itself."""
-        sys.stderr.write(f"{msg}\n")
+        """An error outside of any step: it is the last word."""
+        Reporter.broken = msg
 
     def teardown_task(self, task: object) -> None:
         """Not shown."""
@@ -147,4 +159,4 @@ class Reporter:
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """End now, keeping finished work: 130 or 143, without a traceback."""
     del frame
-    raise SystemExit(128 + number)
+    raise Broken(128 + number, f"stopped by {signal.Signals(number).name}; what was finished is kept")

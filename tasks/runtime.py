@@ -9,18 +9,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 from doit.exceptions import (
     InvalidCommand,
     InvalidDodoFile,
+    InvalidTask,
     TaskFailed,
 )
 
-from tasks import demo, files, indexes, report, settings
-from tasks.errors import SettingsError, UpstreamError
+from tasks import demo, files, indexes, prune, report, settings
+from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image
 from tasks.layout import Layout
 from tasks.mirror import is_current, push
@@ -43,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allow_shrink: bool = False
 
 
+Given = ParamSpec("Given")
+Told = TypeVar("Told")
 OPTIONS = [
     {"name": "job", "long": "job", "default": "", "help": "poll this Jenkins job alone (JOB_NAME)"},
     {
@@ -71,6 +75,19 @@ OPTIONS = [
 ADOPT = [
     {"name": "adopt", "long": "adopt", "default": "", "help": "take over this mirror, whatever lies there"}
 ]
+
+
+def guarded(ask: Callable[Given, Told]) -> Callable[Given, Told]:
+    """For what doit asks outside of an action: our errors become its own, one line and exit 2."""
+
+    @wraps(ask)
+    def asking(*args: Given.args, **options: Given.kwargs) -> Told:
+        try:
+            return ask(*args, **options)
+        except PublishError as error:
+            raise InvalidTask(f"ERROR: {error}") from None
+
+    return asking
 
 
 class Polls(msgspec.Struct, frozen=True):
@@ -107,6 +124,19 @@ class Run:
         """The clock; everything below is told the time."""
         return datetime.now(UTC)
 
+    @guarded
+    def prepare(self) -> None:
+        """Make the state directory, which is nobody else's business, and see that there is a key."""
+        signing = self.settings.signing
+        if "publish" in self.selected and not (
+            self.is_demo or signing.uses_gpg or Path(signing.key).is_file()
+        ):
+            raise InvalidCommand(
+                f"signing.key: {signing.key} is neither a file nor a fingerprint without blanks"
+            )
+        with files.disk("make"):
+            self.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
     def lock(self) -> int:
         """Take the site's lock, waiting for another run to end; the descriptor to hand to children."""
         if self._lock is None:
@@ -127,9 +157,15 @@ class Run:
         if self._client is None:
             if jenkins is None:
                 raise SettingsError(["there is no [jenkins] in the configuration, so nothing to poll"])
+            token = jenkins.token()
+            if bool(token) != bool(jenkins.user):
+                both = "jenkins.user and a token (jenkins.token_file or PUBLISH_JENKINS_TOKEN)"
+                raise SettingsError([f"{both} go together; only one of them is given"])
+            if jenkins.ca and not jenkins.ca.is_file():
+                raise SettingsError([f"jenkins.ca: there is no file {jenkins.ca}"])
             url = demo.serve(self.clone) if self.is_demo else jenkins.url
             ca = str(jenkins.ca or "")
-            self._client = Client(url, jenkins.user, jenkins.token(), ca, jenkins.downloads)
+            self._client = Client(url, jenkins.user, token, ca, jenkins.downloads)
         return self._client
 
     def signer(self) -> "Signer":
@@ -157,7 +193,7 @@ class Run:
 
         if all(name.startswith("image:") for name in self.selected) and not self.asked(wish):
             return False
-        return adopt(wish.product, self.layout).of_build(wish.job, wish.configuration, wish.number) is None
+        return adopt(wish.product, self.layout).of_build(wish) is None
 
     def asked(self, wish: Wish) -> bool:
         """Whether the command line names this very product."""
@@ -214,24 +250,30 @@ class Run:
         if min(self.options.build, self.options.wait) < 0:
             raise InvalidDodoFile("--build and --wait take numbers from 0 on")
 
-    def wishes(self) -> Iterator[tuple[Wish, Path | None]]:
+    @guarded
+    def wishes(self) -> list[tuple[Wish, Path | None]]:
         """Every wish, with the mark of its image where that is complete in the tree."""
+        return list(self._wishes())
+
+    def _wishes(self) -> Iterator[tuple[Wish, Path | None]]:
         wishes = list(load_all(self.layout.state / "wishes", Wish))
         self.refuse_unknown(wish.product.name for wish in wishes)
         ledgers = {ledger.product: ledger for ledger in load_all(self.layout.state / "ledger", Ledger)}
         for wish in wishes:
             ledger = ledgers.get(wish.product)
-            image = ledger.of_build(wish.job, wish.configuration, wish.number) if ledger else None
+            image = ledger.of_build(wish) if ledger else None
             if image is None:
                 self.pending.append(wish)
             yield wish, self.layout.image(image) / SUMS if image else None
 
+    @guarded
     def settled(self, wish: Wish, done: Path | None) -> bool | None:
         """Doit's word on a wish without an image: content that was rejected is not fetched again."""
         if done or self.asked(wish):
             return None if done else False
         failure = load(self.layout.failure(wish.product), Failure)
-        return bool(failure and failure.rejected and failure.build == wish.build)
+        same = failure and (failure.build, failure.timestamp) == (wish.build, wish.timestamp)
+        return bool(failure and failure.rejected and same)
 
     def make(self, wish: Wish) -> str:
         """Bring one product to its wished build."""
@@ -246,6 +288,7 @@ class Run:
         """Gather what is to be listed."""
         return indexes.collect(self.layout, self.settings, allow_shrink=self.options.allow_shrink)
 
+    @guarded
     def ledgers(self) -> str:
         """A mark of all ledgers that changes whenever one of them does."""
         return files.stamp(self.layout.state / "ledger")
@@ -253,6 +296,11 @@ class Run:
     def indexes(self) -> list[Path]:
         """Every file that names images."""
         return indexes.stream_files(self.layout) + indexes.lxc_files(self.layout, self.settings.lxc)
+
+    @guarded
+    def is_pruned(self) -> bool:
+        """Whether nothing has lapsed."""
+        return not any(prune.due(self.layout, self.settings, self.now))
 
     def timed(self, verb: Callable[..., str], *arguments: object) -> str:
         """Run a verb that needs the time."""
@@ -263,6 +311,7 @@ class Run:
         adopt = mirror.name == self.adopted
         return push(mirror, self.layout, self.settings.site.grace, [self.lock()], adopt=adopt, now=self.now)
 
+    @guarded
     def is_mirrored(self, mirror: Mirror) -> bool:
         """Whether there is nothing to do for a mirror."""
         return mirror.name != self.adopted and is_current(
@@ -276,6 +325,11 @@ class Run:
             raise InvalidDodoFile(f"--adopt={name}: the mirrors are {', '.join(names) or 'none'}")
         self.adopted = name
 
+    def may_shrink(self) -> bool:
+        """Whether the command line allows products to vanish."""
+        return self.options.allow_shrink
+
+    @guarded
     def is_flawless(self) -> bool:
         """Whether publish has nothing to complain of."""
         return not report.faults(self.layout, self.settings) and not self.trouble

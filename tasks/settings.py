@@ -20,6 +20,10 @@ from tasks.errors import SettingsError
 
 CONFIG = "publish.toml"
 Record = TypeVar("Record", bound=msgspec.Struct)
+Alias = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]*(/[A-Za-z0-9._+~-]+)*$", description="a name like debian/12"),
+]
 NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
@@ -112,6 +116,11 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True):
         """Whether ``key`` names a key in gpg's keyring; ``!`` at its end picks that very subkey."""
         return bool(re.fullmatch(r"(0x)?([0-9A-Fa-f]{16}|[0-9A-Fa-f]{40})!?", self.key))
 
+    @property
+    def uses_gpg(self) -> bool:
+        """Whether gpg signs."""
+        return self.backend == "gpg" or (self.backend == "auto" and self.is_fingerprint)
+
     def passphrase(self) -> str:
         """The key's passphrase, "" for none; raises SettingsError."""
         return _secret("PUBLISH_SIGNING_PASSPHRASE", self.passphrase_file, "signing.passphrase_file")
@@ -121,8 +130,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """``[[rules]]``: what holds for the products that ``match`` names; later rules add or override."""
 
     match: NonEmpty
-    aliases: tuple[NonEmpty, ...] = ()
-    variant_aliases: tuple[NonEmpty, ...] = ()
+    aliases: tuple[Alias, ...] = ()
+    variant_aliases: tuple[Alias, ...] = ()
     requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
     lxd_requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
     lxc: bool | None = None
@@ -245,7 +254,8 @@ class _Reader:
 
     def located(self, settings: Settings, clone: Path) -> Settings:
         """Check what only the whole can tell, and make the key and local mirrors absolute."""
-        for name in {m.name for m in settings.mirror if [n.name for n in settings.mirror].count(m.name) > 1}:
+        names = [mirror.name for mirror in settings.mirror]
+        for name in sorted({name for name in names if names.count(name) > 1}):
             self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
         jenkins = settings.jenkins
         for pattern in jenkins.jobs if jenkins else ():
@@ -257,21 +267,31 @@ class _Reader:
             if rule.match.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
                 self.fault(f"rules[{number}].match", "has more than os/release/arch/variant")
         signing = settings.signing
-        if signing.backend == "gpg" or (signing.backend == "auto" and signing.is_fingerprint):
-            if not signing.is_fingerprint:
-                self.fault("signing.key", "the gpg back end needs a fingerprint of 16 or 40 hex digits")
-        else:
-            key = self.base / signing.key
-            if key.resolve().is_relative_to(clone.resolve()):
-                self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
-            signing = msgspec.structs.replace(signing, key=str(key))
+        if not signing.uses_gpg:
+            signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
+        elif not signing.is_fingerprint:
+            self.fault("signing.key", "the gpg back end needs a fingerprint of 16 or 40 hex digits")
         mirrors = tuple(
-            mirror
-            if is_remote(mirror.url)
-            else msgspec.structs.replace(mirror, url=str(self.base / mirror.url))
+            mirror if is_remote(mirror.url) else self.local(mirror, settings.site.root, clone)
             for mirror in settings.mirror
         )
         return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
+
+    def local(self, mirror: Mirror, root: Path, clone: Path) -> Mirror:
+        """A mirror at a path, made absolute: a deletion there must reach nothing of ours."""
+        path = self.base / mirror.url
+        for name, taken in (("site.root", root), ("the checkout", clone)):
+            here, there = path.resolve(), taken.resolve()
+            if here.is_relative_to(there) or there.is_relative_to(here):
+                self.fault(f"mirror {mirror.name!r}", f"url: {path} and {name} {taken} must lie apart")
+        return msgspec.structs.replace(mirror, url=str(path))
+
+    def key(self, signing: Signing, clone: Path) -> Path:
+        """The key file, which git must not pick up."""
+        key = self.base / signing.key
+        if key.resolve().is_relative_to(clone.resolve()):
+            self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
+        return key
 
 
 def is_remote(url: str) -> bool:
@@ -287,7 +307,9 @@ def _plain(error: str, kind: Any, value: object) -> str:  # noqa: ANN401 - a typ
     """msgspec's sentence, without its marks, with the value where that helps."""  # noqa: D403
     text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
     if "matching regex" in text:
-        text = f"must be {kind.__metadata__[0].description}"
+        kinds = [kind, *get_args(kind)]
+        meta = next(one.__metadata__[0] for one in kinds if hasattr(one, "__metadata__"))
+        text = f"must be {meta.description}"
     shown = isinstance(value, str | int) and repr(value) not in text
     return f"{text[0].lower()}{text[1:]}" + (f" ({value!r})" if shown else "")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tasks import files
-from tasks.errors import ProgramFailed, SigningError
+from tasks.errors import ProgramFailed, SettingsError, SigningError
 from tasks.image import SUMS
 from tasks.programs import run
 from tasks.settings import Signing
@@ -32,8 +32,8 @@ class Signer(Protocol):
 
 
 def signer(settings: Signing) -> Signer:
-    """The back end that the settings ask for; raises SigningError when the key cannot be used."""
-    if settings.backend == "gpg" or (settings.backend == "auto" and settings.is_fingerprint):
+    """The back end that the settings ask for; raises SettingsError when its key cannot be used."""
+    if settings.uses_gpg:
         return Gpg(settings.key, settings.passphrase())
     return Sequoia(Path(settings.key), settings.passphrase())
 
@@ -45,12 +45,10 @@ class Sequoia:
         import pysequoia  # noqa: PLC0415 - a run with nothing new needs no signer
 
         self._ps = pysequoia
-        if not key.is_file():
-            raise SigningError(f"signing.key: no key file at {key}")
         try:
             self._signer = pysequoia.Tsk.from_file(str(key)).signer(passphrase or None)
         except Exception as error:  # pysequoia raises RuntimeError and others
-            raise SigningError(f"the key {key} cannot sign: {_first(error)}") from error
+            raise SettingsError([f"signing.key: {key} cannot sign: {_first(error)}"]) from error
 
     def detached(self, path: Path) -> bytes:
         """Streams a large file; memory does not depend on its size."""
@@ -84,6 +82,13 @@ class Gpg:
 
     def __init__(self, key: str, passphrase: str) -> None:
         self._key, self._passphrase = key, passphrase
+        try:
+            run(
+                ["gpg", "--batch", "--no-tty", "--list-secret-keys", "--", key.removesuffix("!")],
+                timeout=TIMEOUT,
+            )
+        except ProgramFailed as error:
+            raise SettingsError([f"signing.key: gpg has no secret key {key}: {error}"]) from error
 
     def detached(self, path: Path) -> bytes:
         """``gpg --armor --detach-sign``."""
@@ -109,7 +114,13 @@ class Gpg:
         try:
             return run([*argv, *arguments], stdin=text, timeout=TIMEOUT)
         except ProgramFailed as error:
-            raise SigningError(f"cannot sign {what} with key {self._key}: {error}") from error
+            asks = "ioctl" in error.stderr or "pinentry" in error.stderr.lower()
+            hint = (
+                "; it asks for a passphrase: signing.passphrase_file, or an agent that knows it"
+                if asks
+                else ""
+            )
+            raise SigningError(f"cannot sign {what} with key {self._key}: {error}{hint}") from error
 
 
 def sign_directory(directory: Path, by: Signer) -> None:
@@ -137,4 +148,8 @@ def publish_signed(path: Path, data: bytes, by: Signer, suffix: str) -> bool:
 def _first(error: Exception) -> str:
     """Pysequoia's message without the Rust backtrace; a wrong passphrase reads «unexpected EOF»."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return "wrong passphrase?" if "unexpected EOF" in line else line[:200]
+    if "unexpected EOF" in line:
+        return "wrong passphrase?"
+    if "encrypted" in line:
+        return "it has a passphrase: signing.passphrase_file or PUBLISH_SIGNING_PASSPHRASE"
+    return line[:200]

@@ -15,6 +15,7 @@ from tasks import files
 from tasks.errors import TreeError
 from tasks.image import Image, Product
 from tasks.layout import Layout
+from tasks.plan import Wish
 from tasks.proof import Fault
 
 Record = TypeVar("Record")
@@ -28,12 +29,12 @@ class Ledger(msgspec.Struct, frozen=True):
     product: Product
     images: tuple[Image, ...] = ()
 
-    def of_build(self, job: str, configuration: str, number: int) -> Image | None:
-        """The image that this build became."""
-        wanted = (job, configuration, number)
+    def of_build(self, wish: Wish) -> Image | None:
+        """The image that the wished build became; a job made anew counts from 1 again, later."""
+        wanted = (wish.job, wish.configuration, wish.number, wish.timestamp)
         for image in self.images:
             source = image.source
-            if (source.job, source.configuration, source.number) == wanted:
+            if (source.job, source.configuration, source.number, source.timestamp) == wanted:
                 return image
         return None
 
@@ -48,6 +49,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     product: Product
     build: str
+    timestamp: int  # of the build: a job made anew has its numbers again
     reason: str
     rejected: bool  # its content is at fault: the same build is not fetched again
 

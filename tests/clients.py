@@ -179,9 +179,7 @@ def _remote(name: str, web: Web, home: Path) -> Remote:
 def _lxc_environment(web: Web, home: Path) -> dict[str, str]:
     # Debian's wget is built with GnuTLS, which does not look at SSL_CERT_FILE.
     (home / "wgetrc").write_text(f"ca_certificate = {web.ca}\n")
-    return _environment(
-        HOME=str(home), WGETRC=str(home / "wgetrc"), LXC_CACHE_PATH=str(home / "cache")
-    )
+    return _environment(HOME=str(home), WGETRC=str(home / "wgetrc"), LXC_CACHE_PATH=str(home / "cache"))
 
 
 def _gpg(home: Path) -> list[str]:

@@ -97,9 +97,7 @@ def sshd(work: Path) -> Iterator[Ssh]:
     )
     host_key = _new_key(home / "host_key")
     public_key = host_key.with_suffix(".pub").read_text()
-    ssh.known_hosts.write_text(
-        f"imagepress-test,[127.0.0.1]:{port},[localhost]:{port} {public_key}"
-    )
+    ssh.known_hosts.write_text(f"imagepress-test,[127.0.0.1]:{port},[localhost]:{port} {public_key}")
     ssh.config.write_text(_ssh_config(ssh))
     config = home / "sshd_config"
     config.write_text(_sshd_config(home, port))
@@ -210,9 +208,7 @@ def _running(
 ) -> Iterator[None]:
     """Run a server while the body runs, from its first answer on."""
     with log.open("ab") as output:
-        server = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
+        server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_for(server, port, log)
         yield

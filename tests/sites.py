@@ -39,7 +39,18 @@ class Result:
     @property
     def executed(self) -> list[str]:
         """The tasks that did something, in order: the first word of each line that a step prints."""
-        known = ("poll", "image", "collect", "streams", "lxc_index", "proof", "prune", "snapshot", "mirror", "publish")
+        known = (
+            "poll",
+            "image",
+            "collect",
+            "streams",
+            "lxc_index",
+            "proof",
+            "prune",
+            "snapshot",
+            "mirror",
+            "publish",
+        )
         words = [line.split(" ")[0] for line in self.out.splitlines() if line.strip()]
         return [word for word in words if word.split(":")[0] in known and not word.endswith(":")]
 
@@ -84,7 +95,9 @@ class Site:
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         # Of a Jenkins agent that runs these tests, nothing may leak into the program under test.
-        clean = {k: v for k, v in os.environ.items() if k not in ("JOB_NAME", "BUILD_NUMBER", "PUBLISH_CONFIG")}
+        clean = {
+            k: v for k, v in os.environ.items() if k not in ("JOB_NAME", "BUILD_NUMBER", "PUBLISH_CONFIG")
+        }
         return {**clean, "PUBLISH_CONFIG": str(self.config), **(env or {})}
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -153,12 +166,18 @@ def configuration(product: str) -> str:
 def matrix(ci: Controller, *products: str, folder: str = "") -> None:
     """Make the image jobs of these products."""
     for os_ in dict.fromkeys(product.split("/")[0] for product in products):
-        only = [dict(pair.split("=", 1) for pair in configuration(p).split(",")) for p in products if p.split("/")[0] == os_]
+        only = [
+            dict(pair.split("=", 1) for pair in configuration(p).split(","))
+            for p in products
+            if p.split("/")[0] == os_
+        ]
         axes = {axis: list(dict.fromkeys(one[axis] for one in only)) for axis in only[0]}
         ci.matrix(f"image-{os_}", axes=axes, only=only, folder=folder)
 
 
-def build(ci: Controller, *products: str, content: Mapping[str, Files] | None = None, **options: Any) -> Build:
+def build(
+    ci: Controller, *products: str, content: Mapping[str, Files] | None = None, **options: Any
+) -> Build:
     """Finish a build of these products of one os; ``content`` overrides their artifacts."""
     job = ci.job(f"image-{products[0].split('/')[0]}")
     runs = {configuration(p): (content or {}).get(p) or files(p) for p in products}

@@ -49,7 +49,10 @@ def test_the_tree_of_all_jobs(older: bool, unstable: bool) -> None:
                 "fingerprint": ({"hash": ({}, 0, None)}, 0, None),
             },
         ),
-        (api.STATE_TREE, dict.fromkeys(("number", "result", "building", "timestamp"), ({}, 0, None))),
+        (
+            api.STATE_TREE,
+            dict.fromkeys(("number", "result", "building", "inProgress", "timestamp"), ({}, 0, None)),
+        ),
     ],
     ids=["build", "state"],
 )
@@ -59,7 +62,9 @@ def test_the_tree_of_a_build(spec: str, expected: dict) -> None:
 
 def test_the_tree_of_the_tests() -> None:
     parameters = {"parameters": (dict.fromkeys(("name", "value"), ({}, 0, None)), 0, None)}
-    run = dict.fromkeys(("result", "building"), ({}, 0, None)) | {"actions": (parameters, 0, None)}
+    run = dict.fromkeys(("result", "building", "timestamp"), ({}, 0, None)) | {
+        "actions": (parameters, 0, None)
+    }
     assert children(treequery.parse(api.TESTS_TREE)) == {"allBuilds": (run, 0, 1000)}
 
 
@@ -134,7 +139,13 @@ def test_a_build() -> None:
 @pytest.mark.parametrize("lists", [{}, {"artifacts": None, "fingerprint": None}])
 def test_a_build_that_has_nothing_yet(lists: dict) -> None:
     answer = {"number": 7, "result": None, "building": True} | lists
-    assert api.parse_build(json.dumps(answer).encode()) == BuildDetail(number=7, building=True)
+    found = api.parse_build(json.dumps(answer).encode())
+    assert found == BuildDetail(number=7, building=True)
+    assert (found.timestamp, found.in_progress) == (0, False)
+    assert api.parse_build(b'{"number": 7, "inProgress": true}').in_progress is True
+    assert api.parse_job(b'{"name": "a", "builds": [{"number": 7}]}').builds == (
+        Build(7, None, 0, None, False),
+    )
 
 
 def test_runs_of_the_test_job() -> None:
@@ -143,12 +154,14 @@ def test_runs_of_the_test_job() -> None:
             {
                 "result": "SUCCESS",
                 "building": False,
+                "timestamp": 5,
                 "actions": [
                     None,
                     {},
                     {"_class": "x"},
                     {"parameters": [{"name": "image", "value": "i"}, {"name": "fast", "value": True}]},
                     {"parameters": [{"name": "image", "value": "j"}, {"name": "n"}, {}]},
+                    {"parameters": [{"name": "a", "value": ["b", {"c": 1}]}, {"name": "d", "value": {}}]},
                 ],
             },
             {"result": None, "building": True, "actions": []},
@@ -157,6 +170,7 @@ def test_runs_of_the_test_job() -> None:
     first, second = api.parse_tests(json.dumps(answer).encode())
     assert (first.result, first.building, first.parameter("image")) == ("SUCCESS", False, "i")
     assert (second.result, second.building, second.parameter("image")) == (None, True, None)
+    assert (first.timestamp, second.timestamp) == (5, None)
 
 
 @pytest.mark.parametrize("answer", [b"{}", b'{"allBuilds": null}', b'{"allBuilds": []}'])
@@ -172,6 +186,8 @@ def test_no_runs(answer: bytes) -> None:
         (((Parameter("build", 7),),), None),
         (((Parameter("build", True),),), None),
         (((Parameter("build", None),),), None),
+        (((Parameter("build", ["x"]),),), None),
+        (((Parameter("build", {"x": "y"}),),), None),
         (((Parameter("Build", "x"), Parameter("build2", "y"), Parameter(None, "z")),), None),
         (((Parameter("a", "b"),), (Parameter("build", "x"),)), "x"),
         (((Parameter("build", 7),), (Parameter("build", "x"),)), "x"),
@@ -300,6 +316,20 @@ def test_axes(configuration: str, expected: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("configuration", "expected"),
+    [
+        ("b=2,a=1", "a=1,b=2"),
+        ("a=1,b=2", "a=1,b=2"),
+        ("a-b=1,a=2", "a=2,a-b=1"),
+        ("b=x=y,a=", "a=,b=x=y"),
+        ("default", ""),
+    ],
+)
+def test_the_name_of_a_configuration_has_an_order(configuration: str, expected: str) -> None:
+    assert api.configuration_name(configuration) == expected
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("image-ubuntu", "job/image-ubuntu"),
@@ -331,9 +361,14 @@ def test_the_path_of_a_job(name: str, expected: str) -> None:
         ("https://ci/job/feature%252Fx/", ("feature%2Fx",)),
         ("https://ci/job/a%20b/c%3Dd/", ("a b", "c=d")),
         ("/job/a", ("a",)),
+        ("/job/Z/", ("Z",)),
+        ("https://ci/job/a/job/", ("a", "job")),
+        ("https://ci/job/", ("job",)),
         ("https://ci/", None),
         ("https://job/a", None),
         ("https://ci/jobs/a", None),
+        ("http://[", None),
+        ("http://[::1/job/a/", None),
         ("a", None),
         ("", None),
     ],

@@ -180,7 +180,9 @@ class TestJson:
         server.faults.add("/api/json", BOM)
         assert [name for name, _ in api.parse_jobs(client.json("", TREE))] == ["image"]
 
-    @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"x"', b'{"jobs":5}', b'{"jobs":[{}]}', b"\xff\xfe{", b"[" * 100_000])
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b"null", b'"x"', b'{"jobs":5}', b'{"jobs":[{}]}', b"\xff\xfe{", b"[" * 100_000]
+    )
     def test_what_is_no_document_of_jenkins_is_malformed(self, client, server, body):
         server.faults.add("/api/json", Status(200, JSON, body))
         with pytest.raises(Malformed, match="not what Jenkins says"):
@@ -202,7 +204,9 @@ class TestJson:
         assert b"image" in client.json("", TREE)
         assert len(server.requests) == 2
 
-    @pytest.mark.parametrize("fault", [*(Status(code) for code in (429, 500, 502, 503, 504)), Reset(), Hang(0.01)], ids=str)
+    @pytest.mark.parametrize(
+        "fault", [*(Status(code) for code in (429, 500, 502, 503, 504)), Reset(), Hang(0.01)], ids=str
+    )
     def test_a_server_that_recovers_is_asked_again(self, client, server, fault):
         server.faults.add("/api/json", fault)
         assert b"image" in client.json("", TREE)
@@ -295,7 +299,9 @@ class TestWho:
         server.faults.add("/artifact/", Status(302, {"Location": f"/{DISK}"}), times=None)
         assert "redirects" in failure(client)
 
-    @pytest.mark.parametrize("target", ["http://[::1", "ftp://example.org/disk", "file:///etc/passwd", "//", "http://"])
+    @pytest.mark.parametrize(
+        "target", ["http://[::1", "ftp://example.org/disk", "file:///etc/passwd", "//", "http://"]
+    )
     def test_a_redirect_to_nowhere_is_an_error(self, client, server, target):
         server.faults.add("/artifact/", Status(302, {"Location": target}), times=None)
         failure(client)
@@ -325,7 +331,10 @@ class TestDownload:
         assert fetched(Client(server.url)).data == b""
 
     def test_a_text_without_an_announced_length(self, client):
-        assert fetched(client, f"{JOB}/consoleText").data == b"Started by user admin\nso it went\nFinished: SUCCESS\n"
+        assert (
+            fetched(client, f"{JOB}/consoleText").data
+            == b"Started by user admin\nso it went\nFinished: SUCCESS\n"
+        )
 
     def test_what_is_not_there_is_not_found_and_not_asked_for_again(self, client, server):
         with pytest.raises(NotFound, match="artifact/none: not found"):
@@ -379,7 +388,9 @@ class TestDownload:
         assert ranges(server) == [None, "bytes=1000-", None]
 
     @pytest.mark.parametrize("size", [500, 1000, 5000, len(BODY) * 2])
-    def test_a_file_replaced_in_the_same_second_by_one_of_other_length_starts_from_zero(self, client, server, size):
+    def test_a_file_replaced_in_the_same_second_by_one_of_other_length_starts_from_zero(
+        self, client, server, size
+    ):
         path = server.ci.job("image").builds[1].directory / "disk"
         when, other = path.stat().st_mtime, (BODY[::-1] * 2)[:size]
         server.faults.add("/artifact/", Cut(1000))
@@ -408,7 +419,10 @@ class TestDownload:
         assert ranges(server) == [None, "bytes=1000-", None]
 
     def test_a_continuation_of_another_day_is_not_believed(self, client, server):
-        headers = {"Last-Modified": "Tue, 14 Nov 2023 22:13:20 GMT", "Content-Range": f"bytes 1000-{len(BODY) - 1}/{len(BODY)}"}
+        headers = {
+            "Last-Modified": "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Content-Range": f"bytes 1000-{len(BODY) - 1}/{len(BODY)}",
+        }
         server.faults.add("/artifact/", Cut(1000))
         server.faults.add("/artifact/", Status(206, headers, b"x" * (len(BODY) - 1000)), first=2)
         assert fetched(client).data == BODY
@@ -429,7 +443,9 @@ class TestDownload:
 
     @pytest.mark.parametrize("length", ["abc", "", "-5", "5.0", "５"])
     def test_a_length_that_is_no_number_announces_nothing(self, client, server, length):
-        server.faults.add("/artifact/", _Short(b"hello", {"Content-Length": length.encode().decode("latin-1")}))
+        server.faults.add(
+            "/artifact/", _Short(b"hello", {"Content-Length": length.encode().decode("latin-1")})
+        )
         assert fetched(client).data == b"hello"
 
     def test_the_same_length_said_twice_is_one(self, client, server):
@@ -500,7 +516,9 @@ class TestDownload:
     def test_threads_do_not_disturb_each_other(self, client, server):
         server.faults.add("/artifact/", Cut(3000), first=3, times=2)
         with ThreadPoolExecutor(4) as pool:
-            assert {sink.digest.digest() for sink in pool.map(lambda _: fetched(client), range(8))} == {sha256(BODY).digest()}
+            assert {sink.digest.digest() for sink in pool.map(lambda _: fetched(client), range(8))} == {
+                sha256(BODY).digest()
+            }
 
 
 class TestGivenUp:

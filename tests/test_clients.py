@@ -16,9 +16,7 @@ from servers import Web, nginx
 
 STREAMS = ("streams/v1", "meta/simplestreams/v1")
 INDEXES = tuple(
-    f"meta/1.0/index-{mode}{level}"
-    for mode in ("system", "user")
-    for level in ("", ".1", ".2", ".3", ".4")
+    f"meta/1.0/index-{mode}{level}" for mode in ("system", "user") for level in ("", ".1", ".2", ".3", ".4")
 )
 ROOTS = {"squashfs": "container", "root.tar.xz": "container", "disk-kvm.img": "virtual-machine"}
 METADATA = {"incus": "incus.tar.xz", "lxc": "lxd.tar.xz"}
@@ -149,9 +147,7 @@ def test_client_downloads_what_it_listed(name: str, kind: str, web: Web, tmp_pat
     assert remote.export(alias, tmp_path / "out", vm=vm) == image["fingerprint"]
 
 
-def test_lxc_create_unpacks_the_newest_build(
-    lxc_index: list[IndexLine], web: Web, tmp_path: Path
-) -> None:
+def test_lxc_create_unpacks_the_newest_build(lxc_index: list[IndexLine], web: Web, tmp_path: Path) -> None:
     line = next(line for line in lxc_index if line.arch == "amd64")
     rootfs = clients.lxc_create(web, tmp_path, *line[:4])
     assert (rootfs / "etc/serial").read_text().strip() == line.build
@@ -179,9 +175,7 @@ def test_every_lxc_index_names_builds_that_are_there(published: Published) -> No
 
 def test_all_that_clients_verify_is_signed(published: Published) -> None:
     latest = published.latest
-    needed = [
-        latest / f"{folder}/{name}.json.gpg" for folder in STREAMS for name in ("index", "images")
-    ]
+    needed = [latest / f"{folder}/{name}.json.gpg" for folder in STREAMS for name in ("index", "images")]
     needed += [latest / f"{index}.asc" for index in INDEXES]
     for name in ("SHA256SUMS", *(f"*{suffix}" for suffix in sorted(SUMMED))):
         needed += [file.with_name(f"{file.name}.asc") for file in latest.glob(f"images/**/{name}")]
@@ -189,9 +183,7 @@ def test_all_that_clients_verify_is_signed(published: Published) -> None:
 
 
 @pytest.mark.parametrize("verifier", ["gpg", "sqv"])
-def test_every_detached_signature_is_accepted(
-    verifier: str, published: Published, tmp_path: Path
-) -> None:
+def test_every_detached_signature_is_accepted(verifier: str, published: Published, tmp_path: Path) -> None:
     found = [*published.latest.rglob("*.asc"), *published.latest.rglob("*.gpg")]
     signatures = [file for file in found if b" PUBLIC KEY BLOCK" not in file.read_bytes()[:99]]
     key = published.public_key

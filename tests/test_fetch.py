@@ -106,12 +106,17 @@ class TestSortArtifacts:
 
 class TestOnePass:
     @pytest.mark.parametrize("lxd", ["none", "only", "same", "differs"])
-    @pytest.mark.parametrize("kinds", [("container",), ("vm",), ("lxc",), ("container", "vm", "lxc")], ids="+".join)
+    @pytest.mark.parametrize(
+        "kinds", [("container",), ("vm",), ("lxc",), ("container", "vm", "lxc")], ids="+".join
+    )
     def test_every_hash_is_that_of_the_file_on_disk(self, ci, load, server, lxd, kinds):
         content = files("tiny/1/amd64/default", kinds=kinds, lxd=lxd, tar_root="container" in kinds)
         staged = load(built(ci, content))
         here = {path.name: path.read_bytes() for path in staged.directory.iterdir()}
-        wanted = {"incus.tar.xz" if lxd == "only" and name == "lxd.tar.xz" else name: data for name, data in content.items()}
+        wanted = {
+            "incus.tar.xz" if lxd == "only" and name == "lxd.tar.xz" else name: data
+            for name, data in content.items()
+        }
         if lxd == "same":
             wanted.pop("lxd.tar.xz", None)
         assert staged.serial == wanted.pop("serial").decode().strip()
@@ -154,7 +159,10 @@ class TestOnePass:
         server.faults.add("incus.tar.xz", Cut(10, "chunked"))
         staged = load(built(ci, content))
         assert staged.files["rootfs.squashfs"].sha256 == sha256(content["rootfs.squashfs"]).hexdigest()
-        assert staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"] == sha256(content["incus.tar.xz"] + content["rootfs.squashfs"]).hexdigest()
+        assert (
+            staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"]
+            == sha256(content["incus.tar.xz"] + content["rootfs.squashfs"]).hexdigest()
+        )
         assert (staged.directory / "rootfs.squashfs").read_bytes() == content["rootfs.squashfs"]
         assert asked(server).count("rootfs.squashfs") == 2
 
@@ -194,7 +202,14 @@ class TestOnePass:
             disk = build.directory / "disk.qcow2"
             with disk.open("wb") as file:
                 file.truncate(size)  # sparse: only the wire is loaded
-            argv = [sys.executable, "-c", program, server.url, msgspec.json.encode(wish_of(build)).decode(), tmp_path / "into"]
+            argv = [
+                sys.executable,
+                "-c",
+                program,
+                server.url,
+                msgspec.json.encode(wish_of(build)).decode(),
+                tmp_path / "into",
+            ]
             done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True)
             fetched, used[size] = map(int, done.stdout.split())
             assert fetched == size
@@ -208,14 +223,19 @@ class TestMd5:
         staged = load(built(ci, content))
         assert staged.files["rootfs.squashfs"].sha256 == sha256(content["rootfs.squashfs"]).hexdigest()
         assert (staged.directory / "rootfs.squashfs").read_bytes() == content["rootfs.squashfs"]
-        assert staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"] == sha256(content["incus.tar.xz"] + content["rootfs.squashfs"]).hexdigest()
+        assert (
+            staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"]
+            == sha256(content["incus.tar.xz"] + content["rootfs.squashfs"]).hexdigest()
+        )
         assert asked(server).count("rootfs.squashfs") == 2
 
     @pytest.mark.parametrize("name", ["incus.tar.xz", "rootfs.squashfs", "image.yaml", "serial"])
     @pytest.mark.parametrize("damage", [FLIPPED, HALF], ids=["flipped", "half"])
     def test_a_file_damaged_each_time_is_a_fault_of_the_way(self, ci, load, server, name, damage):
         server.faults.add(f"/artifact/{name}", damage, times=None)
-        with pytest.raises(UpstreamError, match=f"{name}: its md5 [0-9a-f]{{32}} is none that Jenkins recorded"):
+        with pytest.raises(
+            UpstreamError, match=f"{name}: its md5 [0-9a-f]{{32}} is none that Jenkins recorded"
+        ):
             load(built(ci, files("tiny/1/amd64/default")))
         assert asked(server).count(name) == 2
 
@@ -266,7 +286,10 @@ class TestRefused:
         assert asked(server) == ["serial"]
 
     def test_white_space_around_a_serial_is_none_of_it(self, ci, load):
-        assert load(built(ci, files("tiny/1/amd64/default") | {"serial": b"\r\n 20260101_00:01 \r\n"})).serial == "20260101_00:01"
+        assert (
+            load(built(ci, files("tiny/1/amd64/default") | {"serial": b"\r\n 20260101_00:01 \r\n"})).serial
+            == "20260101_00:01"
+        )
 
     def test_metadata_of_absurd_size_is_rejected(self, ci, load, server):
         build = built(ci, files("tiny/1/amd64/default"), fingerprint=False)
@@ -278,7 +301,27 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "folder",
-        ["a b", "ü", "100%", "%2e%2e", "%41", "x?y=z", "x#y", "a;b", "a&b=c,d", "[x]", "~", "a+b", "-rf", "..x", "x..", "*", "a\\b", "'\"`$(id)", "a\nb"],
+        [
+            "a b",
+            "ü",
+            "100%",
+            "%2e%2e",
+            "%41",
+            "x?y=z",
+            "x#y",
+            "a;b",
+            "a&b=c,d",
+            "[x]",
+            "~",
+            "a+b",
+            "-rf",
+            "..x",
+            "x..",
+            "*",
+            "a\\b",
+            "'\"`$(id)",
+            "a\nb",
+        ],
     )
     def test_a_folder_of_any_name_is_asked_for_by_that_name(self, ci, load, server, tmp_path, folder):
         content = files("tiny/1/amd64/default")
@@ -300,12 +343,21 @@ class TestRefused:
         job = ci.freestyle("image-tiny")
         build = built(ci, files("tiny/1/amd64/default"))
         server.faults.add("rootfs.squashfs", call=lambda: job.delete_build(1))
-        with pytest.raises(UpstreamError, match=r"image-tiny #1 lost a file while it was fetched: .*rootfs\.squashfs: not found"):
+        with pytest.raises(
+            UpstreamError,
+            match=r"image-tiny #1 lost a file while it was fetched: .*rootfs\.squashfs: not found",
+        ):
             load(build)
 
-    @pytest.mark.parametrize("fault", [Status(403), LOGIN_PAGE, Status(302, {"Location": "http://[::1"})], ids=["403", "login", "redirect"])
+    @pytest.mark.parametrize(
+        "fault",
+        [Status(403), LOGIN_PAGE, Status(302, {"Location": "http://[::1"})],
+        ids=["403", "login", "redirect"],
+    )
     @pytest.mark.parametrize("name", ["serial", "incus.tar.xz", "image.yaml"])
-    def test_what_keeps_us_out_is_a_fault_of_the_way_and_no_verdict_on_the_build(self, ci, load, server, name, fault):
+    def test_what_keeps_us_out_is_a_fault_of_the_way_and_no_verdict_on_the_build(
+        self, ci, load, server, name, fault
+    ):
         server.faults.add(f"/artifact/{name}", fault, times=None)
         with pytest.raises(UpstreamError):
             load(built(ci, files("tiny/1/amd64/default"), fingerprint=False))

@@ -95,9 +95,20 @@ def test_the_last_step_of_a_build_calls_the_hook(two: Site, tmp_path: Path) -> N
 
     def last_step(run: Build) -> None:
         assert run.building
-        env = {**two.environment(), **run.environment(two.server.url), "PUBLISH_LOG": str(log), "DOIT": str(doit)}
+        env = {
+            **two.environment(),
+            **run.environment(two.server.url),
+            "PUBLISH_LOG": str(log),
+            "DOIT": str(doit),
+        }
         step = subprocess.run(
-            ["sh", str(CHECKOUT / "jenkins/post-step.sh")], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=10, check=True
+            ["sh", str(CHECKOUT / "jenkins/post-step.sh")],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         said.append(step.stdout)
 

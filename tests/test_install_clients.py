@@ -79,15 +79,12 @@ deb [ arch=amd64 signed-by={KEY} ] http://mirror.example.org/debian/ bookworm ma
 deb http://mirror.example.org/debian/ bookworm-updates main contrib
 """
 CLASSIC_BACKPORTS = (
-    f"deb [ arch=amd64 signed-by={KEY} ] http://mirror.example.org/debian/"
-    " bookworm-backports main contrib\n"
+    f"deb [ arch=amd64 signed-by={KEY} ] http://mirror.example.org/debian/ bookworm-backports main contrib\n"
 )
 THIRD = "deb https://third.example.org/debian bookworm main\n"  # looks like Debian's, sorts first
 
 
-def run_script(
-    apt: Path, *words: str, os_release: str = BOOKWORM
-) -> subprocess.CompletedProcess[str]:
+def run_script(apt: Path, *words: str, os_release: str = BOOKWORM) -> subprocess.CompletedProcess[str]:
     (apt / "os-release").write_text(os_release)
     env = {**os.environ, "APT_DIR": str(apt), "OS_RELEASE": str(apt / "os-release")}
     argv = ["sh", str(SCRIPT), *words]
@@ -138,11 +135,7 @@ def test_backports_are_the_main_archive_of_this_machine(
 @pytest.mark.parametrize(
     "files",
     [
-        {
-            "sources.list.d/debian.sources": DEB822.replace(
-                "-updates", "-updates bookworm-backports"
-            )
-        },
+        {"sources.list.d/debian.sources": DEB822.replace("-updates", "-updates bookworm-backports")},
         {"sources.list.d/debian.sources": DEB822, "sources.list.d/b.sources": DEB822_BACKPORTS},
         {"sources.list.d/debian.sources": DEB822, "sources.list": CLASSIC_BACKPORTS},
     ],

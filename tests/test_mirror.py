@@ -208,7 +208,7 @@ def test_a_ledger_that_was_lost_in_part_does_not_empty_the_site(two: Site) -> No
     shutil.rmtree(two.root / f"site/public/images/{A}")
     two.ci.job("image-tiny").delete_build(1)
     result = two.publish(code=2)
-    assert "1 of 2 products would vanish (tiny:1:amd64:default" in result.out
+    assert "1 of 2 products would vanish (tiny/1/amd64/default)" in result.out
     assert "--allow-shrink" in result.out
     assert content(two.latest) == before
     two.publish("--allow-shrink")

@@ -45,11 +45,22 @@ def test_with_a_gate_a_second_run_asks_twice(three: Site) -> None:
 
 def test_one_new_build_does_its_own_work_only(three: Site) -> None:
     three.publish()
-    images = {path: seen for path, seen in three.tree("site").items() if B not in path and path.endswith(".xz")}
+    images = {
+        path: seen for path, seen in three.tree("site").items() if B not in path and path.endswith(".xz")
+    }
     build(three.ci, B)
     three.server.clear()
     result = three.publish()
-    assert result.executed == ["poll", f"image:{B}", "collect", "streams", "lxc_index", "proof", "snapshot", "mirror:near"]
+    assert result.executed == [
+        "poll",
+        f"image:{B}",
+        "collect",
+        "streams",
+        "lxc_index",
+        "proof",
+        "snapshot",
+        "mirror:near",
+    ]
     after = three.tree("site")
     assert {path: after[path] for path in images} == images
     asked = [record.path for record in three.server.requests if "/artifact/" in record.path]
@@ -118,11 +129,16 @@ def test_one_bad_image_stops_nobody_and_is_named(three: Site) -> None:
     result = three.publish(code=1)
     assert f"failed: {A}: image-tiny/{configuration(A)} #2 rejected: meta.tar.xz" in result.out
     assert {key: len(product["versions"]) for key, product in three.products().items()} == {
-        "tiny:1:amd64:default": 1, "tiny:1:arm64:default": 2, "tiny:2:amd64:default": 2}
+        "tiny:1:amd64:default": 1,
+        "tiny:1:arm64:default": 2,
+        "tiny:2:amd64:default": 2,
+    }
     three.server.clear()
     again = three.publish(code=1)
     assert f"failed: {A}" in again.out
-    assert not [record for record in three.server.requests if "/artifact/" in record.path], "rejected content is fetched again"
+    assert not [record for record in three.server.requests if "/artifact/" in record.path], (
+        "rejected content is fetched again"
+    )
     build(three.ci, A)
     assert "failed" not in three.publish().out
 
@@ -139,8 +155,14 @@ def test_what_jenkins_forgets_stays_published(three: Site) -> None:
     three.publish(code=1)
     three.ci.job("image-tiny").remove()
     three.publish()
-    assert before.items() <= {k: {**v, "versions": before[k]["versions"]} for k, v in three.products().items()}.items()
-    assert all(before[key]["versions"].items() <= product["versions"].items() for key, product in three.products().items())
+    assert (
+        before.items()
+        <= {k: {**v, "versions": before[k]["versions"]} for k, v in three.products().items()}.items()
+    )
+    assert all(
+        before[key]["versions"].items() <= product["versions"].items()
+        for key, product in three.products().items()
+    )
 
 
 def test_jenkins_away_is_said_and_costs_nothing(three: Site) -> None:
@@ -173,7 +195,9 @@ def test_one_image_alone(three: Site) -> None:
 def test_a_fault_in_the_configuration_is_one_line_and_exit_3(site: Site) -> None:
     site.jenkins = "unstabel = true\n"
     result = site.publish(code=3)
-    assert result.err.strip() == "ERROR: publish.toml: jenkins.unstabel: unknown key; did you mean 'unstable'?"
+    assert (
+        result.err.strip() == "ERROR: publish.toml: jenkins.unstabel: unknown key; did you mean 'unstable'?"
+    )
     assert not site.root.exists()
 
 
@@ -186,7 +210,9 @@ def test_a_configuration_that_is_named_and_missing_is_exit_3(site: Site) -> None
 
 def test_without_a_key_nothing_is_exposed(three: Site) -> None:
     three.configure()
-    three.config.write_text(three.config.read_text().replace(str(three.key.secret), str(three.base / "no.asc")))
+    three.config.write_text(
+        three.config.read_text().replace(str(three.key.secret), str(three.base / "no.asc"))
+    )
     result = three.publish(code=2)
     assert "no.asc" in result.out
     assert not three.latest.exists()

@@ -111,9 +111,6 @@ def test_the_os_of_a_job(job: str, patterns: list[str], expected: str | None) ->
     [
         ("architecture=amd64,release=noble,variant=cloud", Axes(), "x/noble/amd64/cloud"),
         ("release=noble,variant=cloud,architecture=amd64", Axes(), "x/noble/amd64/cloud"),
-        ("architecture=arm64", Axes(), "x/current/arm64/default"),
-        ("architecture=arm64,release=7", Axes(), "x/7/arm64/default"),
-        ("architecture=arm64,variant=musl", Axes(), "x/current/arm64/musl"),
         (
             "architecture=amd64,build_architecture=arm64,release=15,variant=default+zfs",
             Axes(),
@@ -133,14 +130,19 @@ def test_the_product_of_a_configuration(configuration: str, names: Axes, expecte
 @pytest.mark.parametrize(
     ("configuration", "names", "fault"),
     [
-        ("default", Axes(), "'default' has no axis 'architecture'"),
-        ("", Axes(), "'' has no axis 'architecture'"),
-        ("release=1,variant=a", Axes(), "'release=1,variant=a' has no axis 'architecture'"),
-        ("architecture=amd64", Axes(arch="label"), "'architecture=amd64' has no axis 'label'"),
-        ("architecture=", Axes(), "'' cannot be part of a product's name"),
-        ("architecture=amd64,release=../x", Axes(), "'../x' cannot be part of a product's name"),
-        ("architecture=amd64,variant=a=b", Axes(), "'a=b' cannot be part of a product's name"),
-        ("architecture=a b", Axes(), "'a b' cannot be part of a product's name"),
+        ("default", Axes(), "'default' has no axis 'release'; see jenkins.axes"),
+        ("", Axes(), "'' has no axis 'release'; see jenkins.axes"),
+        ("release=1,variant=a", Axes(), "'release=1,variant=a' has no axis 'architecture'; see jenkins.axes"),
+        (
+            "release=1,architecture=a",
+            Axes(),
+            "'release=1,architecture=a' has no axis 'variant'; see jenkins.axes",
+        ),
+        (RUN, Axes(release="rel"), f"{RUN!r} has no axis 'rel'; see jenkins.axes"),
+        ("architecture=,release=1,variant=a", Axes(), "'' cannot be part of a product's name"),
+        ("architecture=a,release=../x,variant=a", Axes(), "'../x' cannot be part of a product's name"),
+        ("architecture=a,release=1,variant=a=b", Axes(), "'a=b' cannot be part of a product's name"),
+        ("architecture=a b,release=1,variant=a", Axes(), "'a b' cannot be part of a product's name"),
     ],
 )
 def test_a_configuration_that_is_no_product(configuration: str, names: Axes, fault: str) -> None:
@@ -193,10 +195,16 @@ def test_a_path_that_fits_but_cannot_be_a_product() -> None:
 
 
 def run(
-    url: object, result: str | None = "SUCCESS", *, building: bool = False, name: str = "build"
+    url: object,
+    result: str | None = "SUCCESS",
+    *,
+    building: bool = False,
+    time: int | None = None,
+    build: str = "build",
+    **parameters: object,
 ) -> TestRun:
-    parameters = (Parameter("image", "image-tiny"), Parameter(name, url))
-    return TestRun(result=result, building=building, actions=(None, Action(), Action(parameters)))
+    told = (*(Parameter(name, value) for name, value in parameters.items()), Parameter(build, url))
+    return TestRun(result=result, building=building, timestamp=time, actions=(None, Action(), Action(told)))
 
 
 @pytest.mark.parametrize(
@@ -213,12 +221,20 @@ def run(
             ("image-tiny", RUN, 7),
         ),
         ("https://ci/job/image%20x/7/", ("image x", "", 7)),
+        ("https://ci/job/image-tiny/variant=default,release=1,architecture=amd64/7/", ("image-tiny", RUN, 7)),
+        ("https://ci/job/image-tiny/a-b=1,a=2/7/", ("image-tiny", "a=2,a-b=1", 7)),
         ("/job/image-tiny/7", ("image-tiny", "", 7)),
         ("https://ci/job/image-tiny/lastSuccessfulBuild/", None),
         ("https://ci/job/image-tiny/", None),
         ("https://ci/job/image-tiny/-7/", None),
         ("https://ci/job/image-tiny/7²/", None),
+        ("https://ci/job/image-tiny/\u0667/", None),
+        (f"https://ci/job/image-tiny/{'9' * 9}/", ("image-tiny", "", 999_999_999)),
+        (f"https://ci/job/image-tiny/{'9' * 5000}/", None),
+        ("https://ci/job/a=b/7/", None),
         ("https://ci/7/", None),
+        ("http://[", None),
+        ("http://[/job/image-tiny/7/", None),
         ("7", None),
         ("", None),
         (None, None),
@@ -228,7 +244,7 @@ def run(
 )
 def test_which_build_a_test_names(url: object, expected: tuple[str, str, int] | None) -> None:
     found = verdicts([run(url)], Gate(job="test-image"))
-    assert found == Verdicts(frozenset([expected] if expected else []), "product")
+    assert found == Verdicts(frozenset([expected] if expected else []), "product", {})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +254,11 @@ def test_which_build_a_test_names(url: object, expected: tuple[str, str, int] | 
         pytest.param(run("/job/a/1/", "UNSTABLE"), id="unstable"),
         pytest.param(run("/job/a/1/", None), id="no result"),
         pytest.param(run("/job/a/1/", building=True), id="success, but still running"),
-        pytest.param(run("/job/a/1/", name="url"), id="another parameter"),
+        pytest.param(run("/job/a/1/", build="url"), id="another parameter"),
+        pytest.param(run("/job/a/1/", image="b"), id="another image"),
+        pytest.param(run("/job/f/job/a/1/", image="f"), id="its folder"),
+        pytest.param(run("/job/f/job/a/1/", image="g/a"), id="a job of that name elsewhere"),
+        pytest.param(run("/job/a/x=y/1/", image="x=y"), id="its configuration"),
         pytest.param(TestRun(result="SUCCESS", actions=None), id="no actions"),
     ],
 )
@@ -246,11 +266,35 @@ def test_a_test_that_says_nothing(tested: TestRun) -> None:
     assert verdicts([tested], Gate(job="test-image")).passed == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("url", "image"),
+    [
+        ("/job/a/1/", "a"),
+        ("/job/f/job/a/1/", "a"),
+        ("/job/f/job/a/1/", "f/a"),
+        ("/job/a/x=y/1/", "a"),
+        ("/job/a/1/", 5),
+        ("/job/a/1/", None),
+    ],
+)
+def test_a_test_that_names_the_job_as_well(url: str, image: object) -> None:
+    assert len(verdicts([run(url, image=image)], Gate(job="t")).passed) == 1
+    assert verdicts([run(url, IMAGE="b", image=image)], Gate(job="t", image="IMAGE")).passed == frozenset()
+
+
 def test_the_gate_collects_every_pass() -> None:
-    runs = [run("/job/a/3/"), run("/job/a/2/", "FAILURE"), run("/job/a/1/"), run("/job/a/3/")]
+    runs = [
+        run("/job/a/3/", time=30),
+        run("/job/a/2/", "FAILURE", time=99),
+        run("/job/a/1/"),
+        run("/job/a/3/", time=50),
+        run("/job/a/3/", time=40),
+        run("/job/a/4/", time=0),
+    ]
     found = verdicts(runs, Gate(job="t", scope="os"))
-    assert found == Verdicts(frozenset({("a", "", 3), ("a", "", 1)}), "os")
-    other = verdicts([run("/job/a/4/", name="TESTED")], Gate(job="t", build="TESTED"))
+    expected = {("a", "", 3), ("a", "", 1), ("a", "", 4)}
+    assert found == Verdicts(frozenset(expected), "os", {("a", "", 3): 50, ("a", "", 4): 0})
+    other = verdicts([run("/job/a/4/", build="TESTED")], Gate(job="t", build="TESTED"))
     assert other.passed == {("a", "", 4)}
 
 
@@ -277,6 +321,27 @@ def test_what_the_gate_lets_through(gate: Verdicts, allowed: set[int]) -> None:
     assert {number for number in range(1, 8) if gate.allow(offer(), number)} == allowed
 
 
+@pytest.mark.parametrize(
+    ("scope", "tested", "allowed"),
+    [
+        ("product", {5: 5001}, {5}),
+        ("product", {5: 5000}, {5}),
+        ("product", {5: 4999}, set()),
+        ("os", {5: 5001}, {1, 2, 3, 4, 5}),
+        ("os", {5: 3000}, {1, 2, 3}),
+        ("os", {5: 3000, 4: 4000}, {1, 2, 3, 4}),
+    ],
+)
+def test_a_test_of_a_build_that_began_later_was_of_another(
+    scope: str, tested: dict[int, int], allowed: set[int]
+) -> None:
+    """Of a job that was deleted and made anew, with the same numbers again."""
+    when = {(JOB, "", number): time for number, time in tested.items()}
+    gate = Verdicts(frozenset(when), scope, when)
+    offered = offer(*(build(number) for number in (5, 4, 3, 2, 1)))
+    assert {number for number in range(1, 6) if gate.allow(offered, number)} == allowed
+
+
 # The choice
 
 HELD = "build #{} has not passed the test job"
@@ -295,7 +360,31 @@ HELD = "build #{} has not passed the test job"
         pytest.param(offer(build(4, 5000)), wish(5), None, Choice(None), id="started in the same moment"),
         pytest.param(offer(build(1, 9000)), wish(5), None, Choice(build(1, 9000)), id="job made again"),
         pytest.param(
+            offer(build(5, 5001)), wish(5), None, Choice(build(5, 5001)), id="job made again, the same number"
+        ),
+        pytest.param(
             offer(build(6, 4000)), wish(5), None, Choice(build(6, 4000)), id="the clock was set back"
+        ),
+        pytest.param(
+            offer(build(5, 5001), job="new-tiny"),
+            wish(5),
+            None,
+            Choice(build(5, 5001)),
+            id="another job, newer, the same number",
+        ),
+        pytest.param(
+            offer(build(5, 5001), configuration="architecture=amd64"),
+            wish(5),
+            None,
+            Choice(None),
+            id="a sibling of the same build",
+        ),
+        pytest.param(
+            offer(build(6, 6000), configuration="architecture=amd64"),
+            wish(5),
+            None,
+            Choice(build(6, 6000)),
+            id="another configuration, newer",
         ),
         pytest.param(
             offer(build(1, 9000), job="new-tiny"),
@@ -339,6 +428,10 @@ HELD = "build #{} has not passed the test job"
         ),
         pytest.param(offer(build(6), build(5)), wish(5), passed(6), Choice(build(6)), id="passed at last"),
         pytest.param(offer(), wish(5), passed(5), Choice(None), id="forgotten, but passed"),
+        pytest.param(
+            offer(build(5)), wish(5), passed(), Choice(None), id="up to date; its test is forgotten"
+        ),
+        pytest.param(offer(build(4)), wish(5), passed(), Choice(None), id="rotated away, with its test"),
         pytest.param(
             offer(build(5), build(4)), None, passed(9, scope="os"), Choice(build(5)), id="os: covered"
         ),
@@ -433,3 +526,13 @@ def test_every_contested_product_is_named_in_order() -> None:
         f"a/{release}/amd64/x: made by more than one configuration; taken from image-tiny/d"
         for release in ("1", "2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("image", "counts"),
+    [("image-tiny", True), ("image-tiny/a=b", True), ("image-other", False), ("image", False), ("", True)],
+)
+def test_parameters_that_contradict_each_other_test_nothing(image: str, counts: bool) -> None:
+    parameters = (Parameter("image", image), Parameter("build", "https://ci/job/image-tiny/7/"))
+    found = verdicts([TestRun(result="SUCCESS", actions=(Action(parameters),))], Gate(job="t"))
+    assert bool(found.passed) == counts

@@ -46,11 +46,12 @@ class Tree:
     def items(self, serial: str = NEW, key: str = TINY) -> Any:
         return self.product(key)["versions"][serial]["items"]
 
-    def faults(self, client: str = "incus") -> list[str]:
+    def prove(self, client: str = "incus", **options: Any) -> list[Fault]:
         documents = {INDEX: json.dumps(self.index).encode(), IMAGES: json.dumps(self.list).encode()}
-        found = list(prove_streams((documents | self.files).get, self.sizes.get, client))
-        assert all(isinstance(fault, Fault) for fault in found)
-        return [str(fault) for fault in found]
+        return list(prove_streams((documents | self.files).get, self.sizes.get, client, **options))
+
+    def faults(self, client: str = "incus", **options: Any) -> list[str]:
+        return [str(fault) for fault in self.prove(client, **options)]
 
 
 CLIENTS = pytest.mark.parametrize("client", ["incus", "lxd"])
@@ -184,6 +185,11 @@ SIZE = len(content("tiny/1/amd64/default", NEW, SQUASHFS))
             set_product("arch", "amd65"), f"{TINY}: no client knows the architecture 'amd65'", id="arch: unknown"
         ),
         pytest.param(
+            set_product("arch", 64),
+            [f"{TINY}: arch is no string, {UNREADABLE}", f"{TINY}: no client knows the architecture 64"],
+            id="arch: number",
+        ),
+        pytest.param(
             lambda tree: tree.product().pop("arch"), f"{TINY}: no client knows the architecture None", id="arch: none"
         ),
         *(
@@ -232,7 +238,7 @@ def test_damage_that_every_client_sees(
         ("root.tar.xz", ["combined_rootxz_sha256", "combined_sha256"], "combined_rootxz_sha256"),
     ],
 )
-@pytest.mark.parametrize("value", [None, "", "a" * 63, "A" * 64, 1], ids=repr)
+@pytest.mark.parametrize("value", [None, "", "a" * 63, "A" * 64], ids=repr)
 def test_a_combined_hash_that_is_not_there(
     root: str, keys: list[str], named: str, value: object, client: str
 ) -> None:
@@ -246,6 +252,23 @@ def test_a_combined_hash_that_is_not_there(
         f"{TINY}: {NEW} {root}: {client}.tar.xz has no {named}: {client} does not list it"
     ]
     assert tree.faults(other) == []
+
+
+def test_what_is_not_listed_is_not_looked_at_further() -> None:
+    """Neither a version without a date, nor a root without its hash, repeats anything."""
+    tree = Tree()
+    move_version("latest")(tree)
+    versions = tree.product()["versions"]
+    versions["latest"]["items"] = versions[OLD]["items"] | {"x": {}}
+    for one in (OLD, NEW):
+        del tree.items(one, HUGE)["incus.tar.xz"]["combined_disk-kvm-img_sha256"]
+    assert tree.faults() == [
+        *(
+            f"{HUGE}: {one} disk.qcow2: incus.tar.xz has no combined_disk-kvm-img_sha256: incus does not list it"
+            for one in (OLD, NEW)
+        ),
+        f"{TINY}: the version 'latest' does not begin with a date: no client lists it",
+    ]
 
 
 @CLIENTS
@@ -282,6 +305,51 @@ def test_every_fault_is_told() -> None:
         f"{TINY}: {OLD} root.squashfs: has no sha256",
         f"{ARM}: no client knows the architecture 'arm65'",
     ]
+
+
+def no_hash(tree: Tree) -> None:
+    del tree.items()["incus.tar.xz"]["combined_squashfs_sha256"]
+
+
+def twin(tree: Tree) -> None:
+    marks = [tree.items(one, TINY)["incus.tar.xz"] for one in (OLD, NEW)]
+    marks[1]["combined_squashfs_sha256"] = marks[0]["combined_squashfs_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "blamed"),
+    [
+        (set_item("root.squashfs", "sha256", ""), (TINY, NEW)),
+        (squashfs(None), (TINY, NEW)),
+        (move_version("latest"), (TINY, "latest")),
+        (no_hash, (TINY, NEW)),
+        (twin, (TINY, NEW)),
+        (set_aliases([]), (TINY, "")),
+        (set_product("arch", "z80"), (TINY, "")),
+        (set_product("requirements", {"a": True}), (TINY, "")),
+        (lambda tree: tree.files.update({IMAGES: b""}), ("", "")),
+        (lambda tree: tree.index["index"]["images"].update(path=""), ("", "")),
+    ],
+    ids=[
+        "item",
+        "file",
+        "version",
+        "hash",
+        "fingerprint",
+        "aliases",
+        "arch",
+        "requirements",
+        "list",
+        "index",
+    ],
+)
+def test_a_fault_is_laid_to_as_little_as_may_be(
+    damage: Callable[[Tree], None], blamed: tuple[str, str]
+) -> None:
+    """To one image, else to its product, else to nobody."""
+    tree = Tree()
+    damage(tree)
+    assert {(fault.product, fault.serial) for fault in tree.prove()} == {blamed}
 
 
 # Fingerprints
@@ -338,6 +406,36 @@ def test_an_alias_of_two_products(client: str) -> None:
     ]
 
 
+@CLIENTS
+@pytest.mark.parametrize(
+    ("incumbents", "loser"),
+    [
+        pytest.param({}, "noble", id="two newcomers"),
+        pytest.param({"ubuntu:noble:amd64:default": ["a", "x"]}, "24.04", id="the later one had it"),
+        pytest.param({"ubuntu:24.04:amd64:default": ["x"]}, "noble", id="the first one had it"),
+        pytest.param(
+            {"ubuntu:24.04:amd64:default": ["x"], "ubuntu:noble:amd64:default": ["x"]},
+            "noble",
+            id="both had it",
+        ),
+        pytest.param(
+            {"ubuntu:noble:amd64:default": ["y"], "other": ["x"]}, "noble", id="neither had this one"
+        ),
+    ],
+)
+def test_an_alias_stays_with_whom_the_world_knows_by_it(
+    incumbents: dict[str, list[str]], loser: str, client: str
+) -> None:
+    tree = Tree(images_of(NOBLE, (OLD, NEW)))
+    keys = [f"ubuntu:{release}:amd64:default" for release in ("24.04", "noble")]
+    for key in keys:
+        set_aliases("x", key)(tree)
+    other, blamed = sorted(keys, key=lambda key: loser in key)
+    assert tree.faults(client, incumbents=incumbents) == [
+        f"{blamed}: the alias 'x' belongs to {other} already"
+    ]
+
+
 def other_arch(tree: Tree) -> None:
     set_aliases("x", TINY)(tree)
     set_aliases("x", ARM)(tree)
@@ -360,6 +458,25 @@ def same_arch_by_another_name(tree: Tree) -> None:
     tree.product(TINY)["arch"] = "x86_64"
 
 
+def same_kind_of_another_root(tree: Tree) -> None:
+    """A tarball is a container as a squashfs is."""
+    other_kind(tree)
+    set_aliases("x", TINY)(tree)
+    for one in (OLD, NEW):
+        del tree.items(one, TINY)["root.squashfs"]
+        del tree.items(one, TINY)["disk.qcow2"]
+
+
+def disks_of_every_ftype(tree: Tree) -> None:
+    same_kind(tree)
+    for key, ftype in ((TINY, "disk1.img"), (HUGE, "uefi1.img")):
+        for one in (OLD, NEW):
+            items = tree.items(one, key)
+            mark = items["incus.tar.xz"].pop("combined_disk-kvm-img_sha256")
+            items["incus.tar.xz"][f"combined_{ftype.replace('.', '-')}_sha256"] = mark
+            items["disk.qcow2"]["ftype"] = ftype
+
+
 def within_one_product(tree: Tree) -> None:
     set_aliases("x,y,x", TINY)(tree)
 
@@ -380,6 +497,8 @@ CLASH = f"{TINY}: the alias 'x' belongs to {HUGE} already"
         (within_one_product, []),
         (only_one_has_images, []),
         (same_kind, [CLASH]),
+        (same_kind_of_another_root, [f"{ARM}: the alias 'x' belongs to {TINY} already"]),
+        (disks_of_every_ftype, [CLASH]),
         (same_arch_by_another_name, [CLASH]),
     ],
 )
@@ -440,7 +559,7 @@ def test_every_list_of_the_index_is_walked() -> None:
     """As one remote: what repeats between two lists is a fault too."""
     tree = Tree(images_of({"tiny/1/amd64/default": CONTAINER}))
     entry = tree.index["index"]["images"]
-    tree.index["index"]["more"] = entry | {"path": "more.json"}
+    tree.index["index"]["more"] = entry | {"path": "more.json", "products": ["twin:1:amd64:default"]}
     tree.files["more.json"] = json.dumps(tree.list).replace("tiny:1", "twin:1").encode()
     key = "tiny:1:amd64:default"
     assert tree.faults() == [
@@ -526,12 +645,32 @@ def test_damage_that_the_template_sees(index: str, expected: list[str]) -> None:
     assert lxc_faults(index) == expected
 
 
+def test_a_path_below_the_root() -> None:
+    assert lxc_faults("a;1;amd64;x;y;/Z/\n", {"Z/rootfs.tar.xz": 1, "Z/meta.tar.xz": 1}) == []
+
+
+def test_a_line_that_is_not_ascii() -> None:
+    assert lxc_faults("é;1;amd64;x;y;/z/\n") == [
+        f"\ufffd\ufffd:1:amd64:x: index-user names /z/, where {name} is missing"
+        for name in ("rootfs.tar.xz", "meta.tar.xz")
+    ]
+
+
 @pytest.mark.parametrize("name", ["rootfs.tar.xz", "meta.tar.xz"])
 def test_a_file_that_the_template_would_miss(name: str) -> None:
     sizes = {path: size for path, size in LISTED.items() if path != f"images/b/1/arm64/y/{serial(2)}/{name}"}
     assert lxc_faults(f"{A}\n{B}\n", sizes) == [
         f"b:1:arm64:y: index-user names /images/b/1/arm64/y/{serial(2)}/, where {name} is missing"
     ]
+
+
+def test_a_missing_file_is_laid_to_its_image() -> None:
+    (fault,) = prove_lxc(
+        f"{A}\n".encode(), "index-user", ({path: 1 for path in LISTED if "meta" in path}).get
+    )
+    assert (fault.product, fault.serial) == ("a:1:amd64:x", serial(1))
+    faults = list(prove_lxc(f"{A}\n{A}".encode(), "index-user", LISTED.get))
+    assert [(fault.product, fault.serial) for fault in faults] == [("", ""), ("a:1:amd64:x", "")]
 
 
 def test_every_fault_of_the_lxc_index_is_told() -> None:

@@ -37,7 +37,7 @@ def test_a_clash_among_forty_holds_the_newcomer_alone(forty: Site) -> None:
     forty.more += RULE.format("os05")
     forty.configure()
     result = forty.publish(code=1)
-    assert "failed: os05:1:amd64:default: in quarantine: the alias 'shared/1" in result.out
+    assert "failed: os05/1/amd64/default: in quarantine: the alias 'shared/1" in result.out
     assert "belongs to os30:1:amd64:default already" in result.out
     counts = versions(forty)
     assert counts.pop("os05:1:amd64:default") == 1
@@ -58,7 +58,7 @@ def test_a_clash_among_forty_holds_the_newcomer_alone(forty: Site) -> None:
 def test_a_newcomer_without_a_good_state_is_not_listed(forty: Site) -> None:
     forty.more = RULE.format("os01") + RULE.format("os02")
     result = forty.publish(code=1)
-    assert "failed: os02:1:amd64:default: in quarantine" in result.out
+    assert "failed: os02/1/amd64/default: in quarantine" in result.out
     assert len(forty.products()) == 39
 
 
@@ -66,21 +66,46 @@ def damaged(site: Site, product: str, name: str) -> Path:
     return next(site.root.glob(f"site/public/images/{product}/*/{name}"))
 
 
-@pytest.mark.parametrize("name", ["rootfs.squashfs", "incus.tar.xz.asc"])
-def test_an_image_that_lost_a_file_is_left_out(site: Site, name: str) -> None:
+def test_an_image_that_lost_a_signature_is_left_out(site: Site) -> None:
     product, other = PRODUCTS[0], PRODUCTS[1]
     matrix(site.ci, product, other)
     build(site.ci, product)
     site.publish()
-    lost = damaged(site, product, name)
+    lost = damaged(site, product, "incus.tar.xz.asc")
     serial = lost.parent.name
     lost.unlink()
     build(site.ci, product)
     build(site.ci, other)
     result = site.publish(code=1)
-    assert f"failed: {product}/{serial}: in quarantine: " in result.out
+    assert f"failed: {product}/{serial}: in quarantine: {serial} incus.tar.xz has no signature" in result.out
     assert versions(site) == {"os00:1:amd64:default": 1, "os01:1:amd64:default": 1}
     assert serial not in (site.latest / "meta/1.0/index-system").read_text()
+
+
+def test_a_quarantine_of_nearly_all_stops_the_exposure(site: Site) -> None:
+    matrix(site.ci, *PRODUCTS[:3])
+    for product in PRODUCTS[:3]:
+        build(site.ci, product)
+    site.publish()
+    before = site.products()
+    for product in PRODUCTS[:2]:
+        damaged(site, product, "rootfs.squashfs").unlink()
+    build(site.ci, PRODUCTS[2])
+    result = site.publish(code=2)
+    assert "2 of 3 products would vanish (os00/1/amd64/default, os01/1/amd64/default)" in result.out
+    assert site.products() == before
+
+
+def test_an_image_that_lost_its_files_is_fetched_again(site: Site) -> None:
+    product = PRODUCTS[0]
+    matrix(site.ci, product)
+    build(site.ci, product)
+    site.publish()
+    lost = damaged(site, product, "SHA256SUMS")
+    lost.unlink()
+    result = site.publish()
+    assert f"image:{product}" in result.executed
+    assert lost.exists()
 
 
 def test_what_nobody_is_to_blame_for_stops_the_exposure(site: Site) -> None:

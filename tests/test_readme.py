@@ -70,7 +70,9 @@ def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     doit = f"{shlex.quote(sys.executable)} -m doit"
     command = line.replace(".venv/bin/doit", doit)
     command = re.sub(r"(^|&& )doit ", rf"\1{doit} ", command)
-    return subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_the_demo_publishes_and_then_has_nothing_to_do(clone: Path) -> None:
@@ -80,7 +82,12 @@ def test_the_demo_publishes_and_then_has_nothing_to_do(clone: Path) -> None:
     latest = clone / ".demo/root/latest"
     streams = msgspec.json.decode((latest / "streams/v1/images.json").read_bytes())["products"]
     assert len(streams) == 4
-    ftypes = {item["ftype"] for p in streams.values() for v in p["versions"].values() for item in v["items"].values()}
+    ftypes = {
+        item["ftype"]
+        for p in streams.values()
+        for v in p["versions"].values()
+        for item in v["items"].values()
+    }
     assert {"squashfs", "disk-kvm.img", "root.tar.xz"} <= ftypes
     assert {product["arch"] for product in streams.values()} == {"amd64", "arm64"}
     assert {product["release"] for product in streams.values()} == {"trixie", "bookworm"}

@@ -30,9 +30,7 @@ class Jenkins:
         os, release, arch, variant = name.split("/")
         axes = {"architecture": [arch], "release": [release], "variant": [variant]}
         if files is None:
-            files = artifacts(
-                os=os, release=release, arch=arch, variant=variant, serial=serial, **options
-            )
+            files = artifacts(os=os, release=release, arch=arch, variant=variant, serial=serial, **options)
         run = f"architecture={arch},release={release},variant={variant}"
         with self.ci.bulk():
             job = self.ci.matrix(f"image-{os}", axes)

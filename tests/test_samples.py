@@ -30,10 +30,7 @@ def run(*command):
 
 def unpack(tarball):
     with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:xz") as tar:
-        return {
-            member.name: tar.extractfile(member).read() if member.isfile() else None
-            for member in tar
-        }
+        return {member.name: tar.extractfile(member).read() if member.isfile() else None for member in tar}
 
 
 def tree(folder):
@@ -80,9 +77,7 @@ def test_the_same_arguments_give_the_same_bytes_anywhere(tmp_path):
     top = str(Path(__file__).parent.parent)
     elsewhere = {"PYTHONPATH": top, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     command = [sys.executable, "-c", script]
-    there = subprocess.run(
-        command, check=True, capture_output=True, env=os.environ | elsewhere, cwd=tmp_path
-    )
+    there = subprocess.run(command, check=True, capture_output=True, env=os.environ | elsewhere, cwd=tmp_path)
     here = artifacts(**BUILD, **EVERYTHING, payload=b"x" * 999)
     assert json.loads(there.stdout) == {
         name: hashlib.sha256(content).hexdigest() for name, content in here.items()

@@ -454,7 +454,7 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("rules.match", "''", "expected str of length >= 1 ('')"),
         ("rules.match", "'a/b/c/d/e'", "has more than os/release/arch/variant"),
         ("rules.aliases", "'debian/13'", "expected array, got str ('debian/13')"),
-        ("rules.aliases", "['']", "expected str of length >= 1"),
+        ("rules.aliases", "['']", "must be a name like debian/12"),
         ("rules.variant_aliases", "[1]", "expected str, got int"),
         ("rules.requirements", "{ secureboot = false }", "expected str, got bool"),
         ("rules.requirements", "['secureboot']", "expected object, got array"),

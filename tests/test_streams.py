@@ -29,7 +29,7 @@ from tasks.image import (
     Source,
 )
 from tasks.settings import Rule, read
-from tasks.streams import gzipped, images_json, index_json, items, text
+from tasks.streams import IMAGES, INDEX, gzipped, images_json, index_json, items, text
 
 NAME, SERIAL = "tiny/1/amd64/default", "20260101_07:42"
 CONTAINER, VM, LXC = (INCUS, SQUASHFS), (INCUS, DISK), (META, ROOT_TAR)
@@ -293,6 +293,15 @@ def test_what_repeats_a_fingerprint_is_not_listed() -> None:
     assert list(images_json([*images, copy], ())["products"]) == ["tiny:1:amd64:default"]
 
 
+def test_kept_products_are_listed_as_they_are() -> None:
+    """Beside the others, or in place of what their images would make."""
+    kept = {"tiny:1:amd64:default": {"aliases": "as it was"}, "gone:1:amd64:default": {}}
+    alone = images_json([image("huge/1/amd64/x")], ())["products"]
+    assert images_json([image(), image("huge/1/amd64/x")], (), kept)["products"] == alone | kept
+    assert images_json([], (), kept)["products"] == kept
+    assert text(images_json([image("huge/1/amd64/x")], (), kept)).index(b"gone") < 200, "sorted like the rest"
+
+
 @pytest.mark.parametrize("suffix", ["json", "sjson"])
 def test_the_index(suffix: str) -> None:
     assert index_json(iter(["b", "a"]), suffix) == {
@@ -310,6 +319,8 @@ def test_the_index(suffix: str) -> None:
 
 def test_the_index_names_the_plain_file_unless_told() -> None:
     assert index_json([]) == index_json([], "json")
+    assert index_json([])["index"]["images"]["path"] == f"streams/v1/{IMAGES}"
+    assert INDEX == "index.json"
 
 
 # The bytes

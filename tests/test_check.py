@@ -1,0 +1,323 @@
+"""What may be published: a good image of every shape, and every damage by name."""
+
+import bz2
+import gzip
+import lzma
+import tarfile
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from jenkins.samples import artifacts, meta_tarball, metadata_tarball, tar_xz
+from tasks.check import MEMBERS_LIMIT, check, check_meta, check_metadata
+from tasks.errors import ImageRejected
+from tasks.image import File, Product
+
+TINY = Product("tiny", "1", "amd64", "default")
+NAMES = {"os": "tiny", "release": "1", "arch": "amd64", "variant": "default", "serial": "20260101_00:00"}
+NOW = datetime(2026, 1, 1, 0, 0, tzinfo=UTC)
+GOOD = "architecture: x86_64\ncreation_date: 1767225600\n"
+
+
+def verdict(
+    directory: Path,
+    content: Mapping[str, bytes],
+    *,
+    product: Product = TINY,
+    serial: str = "20260101_00:00",
+    now: datetime = NOW,
+) -> str:
+    """Why these files are refused, "" when they are not."""
+    stored = {name: data for name, data in content.items() if name != "serial"}
+    for name, data in stored.items():
+        (directory / name).write_bytes(data)
+    try:
+        check(directory, {name: File(len(data), "") for name, data in stored.items()}, product, serial, now)
+    except ImageRejected as error:
+        assert str(error).isprintable()
+        return str(error)
+    return ""
+
+
+def metadata(text: str | bytes) -> bytes:
+    return tar_xz({"metadata.yaml": text.encode() if isinstance(text, str) else text})
+
+
+@pytest.mark.parametrize("lxd", ["none", "only", "same", "differs"])
+@pytest.mark.parametrize(
+    "kinds", [("container",), ("vm",), ("lxc",), ("container", "vm", "lxc")], ids="+".join
+)
+def test_good_images_pass(tmp_path, kinds, lxd):
+    assert verdict(tmp_path, artifacts(**NAMES, kinds=kinds, lxd=lxd, tar_root=True)) == ""
+
+
+@pytest.mark.parametrize(
+    "arch", ["amd64", "arm64", "armhf", "armel", "i386", "ppc64el", "riscv64", "s390x", "loong64"]
+)
+def test_every_architecture_fits_itself(tmp_path, arch):
+    names = {**NAMES, "arch": arch}
+    assert verdict(tmp_path, artifacts(**names), product=Product("tiny", "1", arch, "default")) == ""
+
+
+@pytest.mark.parametrize(
+    ("serial", "ahead", "refused"),
+    [
+        ("20260101_00:00", timedelta(hours=-1), False),
+        ("20260101_00:00", timedelta(hours=-1, seconds=-1), True),
+        ("20260101_00:00", timedelta(days=-300), True),
+        ("20260101_00:00", timedelta(days=300), False),
+        ("20991231_23:59", timedelta(), True),
+    ],
+)
+def test_a_serial_more_than_an_hour_ahead_is_refused(tmp_path, serial, ahead, refused):
+    said = verdict(tmp_path, artifacts(**NAMES), serial=serial, now=NOW + ahead)
+    assert said == (
+        f"serial {serial} lies in the future (it is {NOW + ahead:%Y%m%d_%H:%M} UTC)" if refused else ""
+    )
+
+
+@pytest.mark.parametrize("name", ["rootfs.squashfs", "disk.qcow2", "rootfs.tar.xz", "meta.tar.xz"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x00" * 1000, b"<html>login</html>", b"hsq", b"QFI", b"\xfd7zXZ", b"HSQS" * 10],
+    ids=repr,
+)
+def test_a_file_of_another_format_is_refused(tmp_path, name, damage):
+    content = {**artifacts(**NAMES, kinds=("container", "vm", "lxc"), tar_root=True), name: damage}
+    assert (
+        verdict(tmp_path, content)
+        == f"{name} is not what its name says: it starts with other bytes than such files do"
+    )
+
+
+@pytest.mark.parametrize("name", ["incus.tar.xz", "lxd.tar.xz", "meta.tar.xz"])
+@pytest.mark.parametrize("cut", [20, 100, -30])
+def test_a_tarball_cut_short_is_refused(tmp_path, name, cut):
+    content = artifacts(**NAMES, kinds=("container", "lxc"), lxd="differs")
+    content[name] = content[name][:cut]
+    assert verdict(tmp_path, content).startswith(f"{name} ")
+
+
+class TestMetadata:
+    """metadata.yaml as the daemons read it."""
+
+    def said(self, tmp_path: Path, data: bytes, product: Product = TINY) -> str:
+        (tmp_path / "incus.tar.xz").write_bytes(data)
+        try:
+            check_metadata(tmp_path / "incus.tar.xz", product)
+        except ImageRejected as error:
+            assert str(error).isprintable()
+            assert len(str(error)) < 400
+            return str(error)
+        return ""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            GOOD,
+            GOOD + "expiry_date: 1767229200\nproperties:\n  os: Tiny\n  empty: ''\n",
+            GOOD + "x: &anchor 1\n",
+            GOOD + "deep: " + "[" * 90 + "]" * 90 + "\n",
+            "{architecture: amd64, creation_date: 1}",
+            "---\n" + GOOD + "...\n",
+            "\ufeff" + GOOD,
+        ],
+    )
+    def test_good_metadata(self, tmp_path, text):
+        assert self.said(tmp_path, metadata(text)) == ""
+
+    @pytest.mark.parametrize(
+        "packed",
+        [gzip.compress, bz2.compress, lzma.compress, lambda data: data],
+        ids=["gz", "bz2", "xz", "plain"],
+    )
+    def test_however_it_is_packed(self, tmp_path, packed):
+        assert self.said(tmp_path, packed(lzma.decompress(metadata(GOOD)))) == ""
+
+    @pytest.mark.parametrize(
+        "names", [["metadata.yaml"], ["./metadata.yaml"], [".", "./templates", "./metadata.yaml"]]
+    )
+    def test_wherever_it_is(self, tmp_path, names):
+        entries = {name: GOOD.encode() if "yaml" in name else None for name in names}
+        assert self.said(tmp_path, tar_xz(entries)) == ""
+
+    @pytest.mark.parametrize(
+        "name", ["metadata.yml", "a/metadata.yaml", "metadata.yaml.bak", "/metadata.yaml", "../metadata.yaml"]
+    )
+    def test_elsewhere_it_does_not_count(self, tmp_path, name):
+        assert (
+            self.said(tmp_path, tar_xz({name: GOOD.encode()})) == "incus.tar.xz holds no file 'metadata.yaml'"
+        )
+
+    @pytest.mark.parametrize(
+        "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+    )
+    def test_what_is_no_file_does_not_count(self, tmp_path, kind):
+        info = tarfile.TarInfo("metadata.yaml")
+        info.type, info.linkname = kind, "/etc/passwd"
+        assert (
+            self.said(tmp_path, lzma.compress(info.tobuf() + bytes(1024)))
+            == "incus.tar.xz holds no file 'metadata.yaml'"
+        )
+
+    def test_the_architecture_must_be_the_products(self, tmp_path):
+        data = metadata_tarball(**{**NAMES, "arch": "arm64"})
+        assert (
+            self.said(tmp_path, data)
+            == "incus.tar.xz: architecture 'aarch64' does not fit the product's amd64"
+        )
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            ({"architecture": None}, "has no architecture"),
+            ({"architecture": ""}, "has no architecture"),
+            ({"architecture": 64}, "has no architecture"),
+            ({"architecture": ["x86_64"]}, "has no architecture"),
+            ({"architecture": "sparc"}, "architecture 'sparc' does not fit the product's amd64"),
+            ({"architecture": "X86_64"}, "does not fit"),
+            ({"architecture": "x" * 1000 + "\n\x1b[31m"}, "does not fit"),
+            ({"creation_date": None}, "has no creation_date in seconds"),
+            ({"creation_date": 0}, "has no creation_date in seconds"),
+            ({"creation_date": -1}, "has no creation_date in seconds"),
+            ({"creation_date": True}, "has no creation_date in seconds"),
+            ({"creation_date": "1767225600"}, "has no creation_date in seconds"),
+            ({"creation_date": 1.5}, "has no creation_date in seconds"),
+            ({"creation_date": 1 << 63}, "has no creation_date in seconds"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_what_a_daemon_needs(self, tmp_path, override, words):
+        assert words in self.said(tmp_path, metadata_tarball(**NAMES, **override))
+
+    def test_an_unknown_architecture_does_not_even_fit_itself(self, tmp_path):
+        data = metadata_tarball(**{**NAMES, "arch": "sparc"})
+        assert "does not fit" in self.said(tmp_path, data, Product("tiny", "1", "sparc", "default"))
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("", "is not a mapping"),
+            ("- a\n", "is not a mapping"),
+            ("just words", "is not a mapping"),
+            ("a: [", "is no YAML"),
+            ("\tx: 1", "is no YAML"),
+            (b"\xff\xfe\xfa", "is no YAML"),
+            (b"a\x00b", "is no YAML"),
+            (GOOD + "---\n" + GOOD, "is no YAML"),
+            (GOOD + "x: !!python/object/apply:os.system ['true']\n", "is no YAML"),
+            (GOOD + "x: !!int ''\n", "is no YAML"),
+            (GOOD + "x: !!float ''\n", "is no YAML"),
+            (GOOD + "x: !!bool perhaps\n", "is no YAML"),
+            (GOOD + "x: !!timestamp soon\n", "is no YAML"),
+            (GOOD + "x: 2026-99-99\n", "is no YAML"),
+            (GOOD + "x: !!binary 'é'\n", "is no YAML"),
+            (GOOD + "? [a]\n: 1\n", "is no YAML"),
+            (GOOD + "x: " + "9" * 5000 + "\n", "is no YAML"),
+            (GOOD + "x: &a [1]\ny: *a\n", "aliases"),
+            ("a: &a [x, x]\nb: &b [*a, *a]\n" + GOOD, "aliases"),
+            (GOOD + "x: " + "[" * 200_000, "nested too deep"),
+            (GOOD + "x: " + "{a: " * 200_000, "nested too deep"),
+            (GOOD + "x:\n " + "- " * 200_000 + "a\n", "nested too deep"),
+        ],
+        ids=lambda value: repr(value)[:50],
+    )  # fmt: skip
+    def test_text_that_is_no_metadata(self, tmp_path, text, words):
+        said = self.said(tmp_path, metadata(text))
+        assert said.startswith("incus.tar.xz: metadata.yaml ")
+        assert words in said
+
+    def test_text_larger_than_the_daemons_read(self, tmp_path):
+        assert (
+            self.said(tmp_path, metadata(GOOD + "#" * (1 << 20)))
+            == "incus.tar.xz: metadata.yaml is larger than 1 MiB"
+        )
+        assert self.said(tmp_path, metadata(GOOD + "#" * ((1 << 20) - len(GOOD)))) == ""
+
+
+class TestTarballs:
+    """What tarfile raises over hostile archives is a verdict, never a traceback."""
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"hello",
+            b"<html>" * 200,
+            b"\x1f\x8b\x08",
+            b"\x1f\x8b\x08\x04" + bytes(6),
+            b"\x1f\x8b\x08\x00" + bytes(6) + b"garbage" * 30,
+            b"BZh91AY&SY" + b"x" * 200,
+            b"\x28\xb5\x2f\xfd" + b"x" * 600,
+            b"\xfd7zXZ\x00" + b"x" * 600,
+            bytes(512) + b"x" * 2048,
+        ],
+        ids=repr,
+    )
+    def test_bytes_that_are_none(self, tmp_path, data):
+        (tmp_path / "meta.tar.xz").write_bytes(data)
+        with pytest.raises(
+            ImageRejected, match=r"^meta\.tar\.xz (cannot be read as a tarball: \S|holds no file 'config')"
+        ):
+            check_meta(tmp_path / "meta.tar.xz")
+
+    @pytest.mark.parametrize(
+        "record",
+        [b"0 a=b\n", b"-5 a=b\n", b"99999999999999999999999999 a=b\n", b"29 GNU.sparse.map=x,y,z,ab,c\n", b"13 path=\xff\xfe\xfa\n", b"12 size=-99\n", b"14 mtime=nan0\n"],
+        ids=repr,
+    )  # fmt: skip
+    def test_headers_that_lie(self, tmp_path, record):
+        info = tarfile.TarInfo("pax")
+        info.type, info.size = b"x", len(record)
+        data = info.tobuf() + record + bytes(-len(record) % 512) + lzma.decompress(tar_xz({"config": b"x"}))
+        (tmp_path / "meta.tar.xz").write_bytes(lzma.compress(data))
+        try:
+            check_meta(tmp_path / "meta.tar.xz")
+        except ImageRejected as error:
+            assert str(error).startswith("meta.tar.xz ")  # noqa: PT017 - harmless ones may pass
+
+    def test_names_that_continue_for_ever(self, tmp_path):
+        info = tarfile.TarInfo("././@LongLink")
+        info.type, info.size = b"L", 5
+        (tmp_path / "meta.tar.xz").write_bytes(lzma.compress((info.tobuf() + b"abcd" + bytes(508)) * 1500))
+        with pytest.raises(ImageRejected, match="cannot be read as a tarball"):
+            check_meta(tmp_path / "meta.tar.xz")
+
+    def test_more_entries_than_any_image_has(self, tmp_path):
+        one = tarfile.TarInfo("x").tobuf()
+        (tmp_path / "meta.tar.xz").write_bytes(lzma.compress(one * (MEMBERS_LIMIT + 2), preset=0))
+        with pytest.raises(ImageRejected, match=rf"meta\.tar\.xz has more than {MEMBERS_LIMIT} entries"):
+            check_meta(tmp_path / "meta.tar.xz")
+
+    def test_a_bomb_is_not_unpacked_to_its_end(self, tmp_path):
+        info = tarfile.TarInfo("zeros")
+        info.size = 1 << 40
+        (tmp_path / "meta.tar.xz").write_bytes(
+            lzma.compress(info.tobuf()) + 70 * lzma.compress(bytes(1 << 20))
+        )
+        with pytest.raises(ImageRejected, match="unpacks to more than"):
+            check_meta(tmp_path / "meta.tar.xz")
+
+    @pytest.mark.parametrize(
+        "omit", ["config-user", "create-message", "expiry", "excludes-user", "templates"]
+    )
+    def test_lxc_needs_nothing_but_its_config(self, tmp_path, omit):
+        (tmp_path / "meta.tar.xz").write_bytes(
+            meta_tarball(arch="amd64", serial="20260101_00:00", omit=[omit])
+        )
+        check_meta(tmp_path / "meta.tar.xz")
+
+    def test_lxc_without_its_config_is_refused(self, tmp_path):
+        content = {
+            **artifacts(**NAMES),
+            "meta.tar.xz": meta_tarball(arch="amd64", serial="20260101_00:00", omit=["config"]),
+        }
+        assert verdict(tmp_path, content) == "meta.tar.xz holds no file 'config'"
+
+    @pytest.mark.parametrize("name", ["etc/config", "config/config"])
+    def test_a_config_elsewhere_is_none(self, tmp_path, name):
+        (tmp_path / "meta.tar.xz").write_bytes(tar_xz({name: b"x"}))
+        with pytest.raises(ImageRejected, match="holds no file 'config'"):
+            check_meta(tmp_path / "meta.tar.xz")

@@ -1,0 +1,1212 @@
+"""Asking Jenkins what is new: which products it makes, which build each should be at, at what price."""
+
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from sites import build, configuration, files, matrix, passes, wait_for
+
+from jenkins import standin
+from jenkins.client import Client
+from jenkins.controller import Controller
+from jenkins.faults import HALF, LOGIN_PAGE, Cut, Edit, Status
+from jenkins.standin import Auth, Standin
+from tasks.errors import SettingsError, UpstreamError
+from tasks.image import Product
+from tasks.layout import Layout
+from tasks.plan import Wish
+from tasks.poll import await_build, poll, split_job
+from tasks.settings import Axes, Gate, Jenkins
+from tasks.state import Offers, load, load_all
+
+A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
+TEMPLATE = "{arch}/{release}/{variant}/{file}"
+MINUTE = 60_000
+AXES = {"architecture": ["amd64"], "release": ["1"], "variant": ["default"]}
+
+
+class Asked:
+    """A site's state directory and the Jenkins that it is polled from."""
+
+    def __init__(self, server: Standin, root: Path) -> None:
+        self.server, self.layout = server, Layout(root)
+
+    def poll(self, job: str = "", **options) -> str:
+        self.server.clear()
+        client = Client(self.server.url)
+        return poll(client, Jenkins(url=self.server.url, **options), self.layout, job)
+
+    @property
+    def paths(self) -> list[str]:
+        return [record.path for record in self.server.requests]
+
+    @property
+    def records(self) -> dict[str, Wish]:
+        return {wish.product.name: wish for wish in load_all(self.layout.state / "wishes", Wish)}
+
+    @property
+    def wishes(self) -> dict[str, tuple[str, int]]:
+        return {name: (wish.job, wish.number) for name, wish in self.records.items()}
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        return {name: wish.number for name, wish in self.records.items()}
+
+    @property
+    def offers(self) -> Offers:
+        return load(self.layout.offers, Offers) or Offers()
+
+    def written(self) -> dict[str, tuple[int, int]]:
+        found = (self.layout.state / "wishes").glob("*")
+        return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+@pytest.fixture
+def site(server: Standin, tmp_path: Path) -> Asked:
+    """A Jenkins polled for the first time; nothing in it yet."""
+    return Asked(server, tmp_path / "root")
+
+
+@pytest.fixture
+def three(site: Asked) -> Asked:
+    """Three products, each built once and polled."""
+    matrix(site.server.ci, A, B, C)
+    build(site.server.ci, A, B, C)
+    assert site.poll() == "3 products, 3 with a new build"
+    return site
+
+
+class TestPrice:
+    def test_one_request_for_everything_and_one_for_each_moved_build(self, three):
+        assert len(three.paths) == 4
+        assert three.paths[0] == "/api/json"
+        assert sorted(three.paths[1:]) == [
+            f"/job/image-tiny/{configuration(product)}/1/api/json"
+            for product in sorted((A, B, C), key=configuration)
+        ]
+
+    def test_nothing_new_is_one_request_and_no_write(self, three):
+        before = three.written()
+        assert three.poll() == "3 products, 0 with a new build"
+        assert three.paths == ["/api/json"]
+        assert three.written() == before
+
+    def test_nothing_new_with_a_gate_is_two(self, three):
+        options = {"gate": Gate(job="test-image")}
+        passes(three.server.ci, three.server.ci.job("image-tiny").builds[1], three.server.url)
+        three.poll(**options)
+        before = three.written()
+        three.poll(**options)
+        assert three.paths == ["/api/json", "/job/test-image/api/json"]
+        assert three.written() == before
+
+    def test_only_the_moved_one_is_asked_for_and_rewritten(self, three):
+        before = three.written()
+        build(three.server.ci, B)
+        assert three.poll() == "3 products, 1 with a new build"
+        assert three.paths == ["/api/json", f"/job/image-tiny/{configuration(B)}/2/api/json"]
+        changed = {name for name, seen in three.written().items() if before[name] != seen}
+        assert changed == {"tiny:1:arm64:default.json"}
+
+    @pytest.mark.parametrize(("count", "gate"), [(40, None), (40, Gate(job="test-image"))])
+    def test_the_price_of_nothing_new_does_not_grow(self, site, count, gate):
+        ci = site.server.ci
+        with ci.bulk():
+            for os in range(count):
+                ci.matrix(f"image-os{os}", {**AXES, "architecture": ["amd64", "arm64"]})
+                tested = ci.job(f"image-os{os}").build(
+                    {name: {"serial": b"x"} for name in ci.job(f"image-os{os}").active}
+                )
+                passes(ci, tested, site.server.url)
+        site.poll(gate=gate)
+        assert len(site.wishes) == 2 * count
+        site.poll(gate=gate)
+        assert len(site.paths) == 1 + (gate is not None)
+
+    def test_what_cannot_be_a_product_costs_nothing_again(self, site):
+        site.server.ci.matrix("image-tiny", {**AXES, "release": [".."]})
+        build_all(site.server.ci, "image-tiny")
+        site.poll()
+        site.poll()
+        assert site.paths == ["/api/json"]
+
+
+def build_all(ci: Controller, job: str, **options):
+    """Finish a build of every configuration, with something in it."""
+    return ci.job(job).build({name: {"serial": b"x"} for name in ci.job(job).active}, **options)
+
+
+class TestWish:
+    def test_it_says_what_jenkins_says_of_the_build(self, three):
+        run = three.server.ci.job("image-tiny").configuration(configuration(A)).builds[1]
+        assert three.records[A] == Wish(
+            product=Product("tiny", "1", "amd64", "default"),
+            job="image-tiny",
+            configuration="architecture=amd64,release=1,variant=default",
+            number=1,
+            timestamp=run.timestamp,
+            artifacts=(
+                "image.yaml",
+                "incus.tar.xz",
+                "meta.tar.xz",
+                "rootfs.squashfs",
+                "rootfs.tar.xz",
+                "serial",
+            ),
+            md5=tuple(sorted(run.prints.values())),
+        )
+        assert three.records[A].build == "image-tiny/architecture=amd64,release=1,variant=default #1"
+
+    def test_equal_files_have_one_md5_and_no_fingerprints_none(self, site):
+        matrix(site.server.ci, A)
+        site.server.ci.job("image-tiny").build({configuration(A): {"serial": b"x", "deep/image.yaml": b"x"}})
+        site.poll()
+        assert site.records[A].artifacts == ("deep/image.yaml", "serial")
+        assert site.records[A].md5 == ("9dd4e461268c8034f5c8564e155c67a6",)
+        site.server.ci.job("image-tiny").build({configuration(A): {"serial": b"y"}}, fingerprint=False)
+        site.poll()
+        assert site.records[A].md5 == ()
+
+    def test_it_is_private(self, three):
+        path = three.layout.wish(three.records[A].product)
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_a_build_that_ends_meanwhile_waits_for_the_next_poll(self, three):
+        ci = three.server.ci
+        build(ci, A)
+        three.server.faults.add("amd64,release=1.*/2/api/json", call=lambda: build(ci, A))
+        three.poll()
+        assert three.numbers[A] == 2
+        three.poll()
+        assert three.numbers[A] == 3
+
+    def test_a_build_that_was_run_again_with_the_same_files_moves_on(self, three):
+        content = {
+            A: {
+                name: (
+                    three.server.ci.job("image-tiny").configuration(configuration(A)).builds[1].directory
+                    / name
+                )
+                for name in three.records[A].artifacts
+            }
+        }
+        build(three.server.ci, A, content=content)
+        three.poll()
+        assert three.numbers[A] == 2
+
+
+class TestJobs:
+    def test_only_jobs_that_the_pattern_fits(self, site):
+        ci = site.server.ci
+        for name in ("image-tiny", "IMAGE-big", "image-", "images-x", "my-image-x", "tiny-img", "test-image"):
+            ci.matrix(name, AXES)
+            build_all(ci, name)
+        site.poll(jobs=("image-*", "*-img", "t*"))
+        assert set(site.wishes) == {A, "est-image/1/amd64/default"}
+        assert site.wishes["est-image/1/amd64/default"] == ("test-image", 1)
+
+    @pytest.mark.parametrize(
+        ("job", "pattern", "os"),
+        [
+            ("image-tiny", "image-*", "tiny"),
+            ("image-a-b", "image-*", "a-b"),
+            ("tiny", "*", "tiny"),
+            ("tiny-image", "*-image", "tiny"),
+            ("x-tiny-y", "x-*-y", "tiny"),
+            ("image-opensuse+leap", "image-*", "opensuse+leap"),
+        ],
+    )
+    def test_what_the_star_matches_is_the_os(self, site, job, pattern, os):
+        site.server.ci.matrix(job, AXES)
+        build_all(site.server.ci, job)
+        site.poll(jobs=(pattern,))
+        assert site.wishes == {f"{os}/1/amd64/default": (job, 1)}
+
+    def test_jobs_in_folders_in_folders(self, site):
+        ci = site.server.ci
+        for folder in ("one", "one/two", "one/two/three", "one/two/three/four", "one/empty"):
+            ci.folder(folder)
+        for folder, product in zip(
+            ("", "one", "one/two", "one/two/three", "one/two/three/four"), "abcde", strict=True
+        ):
+            matrix(ci, f"{product}/1/amd64/default", folder=folder)
+            build_all(ci, f"{folder}/image-{product}".lstrip("/"))
+        site.poll()
+        assert {name[0]: job for name, (job, _) in site.wishes.items()} == {
+            "a": "image-a",
+            "b": "one/image-b",
+            "c": "one/two/image-c",
+            "d": "one/two/three/image-d",
+            "e": "one/two/three/four/image-e",
+        }
+        assert all(
+            "/job/one/job/two/job/three/job/four/job/image-e/" in path
+            for path in site.paths
+            if "image-e" in path
+        )
+
+    def test_from_one_folder_on(self, site):
+        ci = site.server.ci
+        ci.folder("images")
+        ci.folder("images/nightly")
+        for folder, product in (("", "a"), ("images", "b"), ("images/nightly", "c")):
+            matrix(ci, f"{product}/1/amd64/default", folder=folder)
+            build_all(ci, f"{folder}/image-{product}".lstrip("/"))
+        site.poll(folder="images/nightly")
+        assert site.paths[0] == "/job/images/job/nightly/api/json"
+        assert site.wishes == {"c/1/amd64/default": ("images/nightly/image-c", 1)}
+        site.poll(folder="/images/")
+        assert set(site.wishes) == {"b/1/amd64/default", "c/1/amd64/default"}
+
+    def test_only_what_a_view_shows(self, site):
+        ci = site.server.ci
+        ci.folder("images")
+        ci.view("Good ones", jobs=["image-a"], folder="images")
+        for product in "ab":
+            matrix(ci, f"{product}/1/amd64/default", folder="images")
+            build_all(ci, f"images/image-{product}")
+        site.poll(folder="images", view="Good ones")
+        assert site.paths[0] == "/job/images/view/Good ones/api/json"
+        assert set(site.wishes) == {"a/1/amd64/default"}
+
+    @pytest.mark.parametrize("public", [None, "https://wrong.example.org", "http://10.0.0.1:8080/jenkins"])
+    def test_what_jenkins_believes_its_own_url_to_be_does_not_matter(self, tmp_path, public):
+        ci = Controller(tmp_path / "jenkins")
+        ci.folder("deep")
+        matrix(ci, A, folder="deep")
+        with standin.serve(ci, public_url=public) as server:
+            site = Asked(server, tmp_path / "root")
+            tested = ci.job("deep/image-tiny").build({configuration(A): files(A)})
+            base = public or "http://nowhere.invalid"
+            passes(ci, tested, base)
+            site.poll(gate=Gate(job="test-image"))
+            assert site.wishes == {A: ("deep/image-tiny", 1)}
+            assert site.paths[-1] == f"/job/deep/job/image-tiny/{configuration(A)}/1/api/json"
+
+    def test_names_that_urls_must_quote(self, site):
+        ci = site.server.ci
+        ci.folder("a b")
+        ci.matrix(
+            "image-tiny",
+            {"architecture": ["amd64"], "release": ["14.4"], "variant": ["default+zfs"]},
+            folder="a b",
+        )
+        build_all(ci, "a b/image-tiny")
+        site.poll()
+        assert site.wishes == {"tiny/14.4/amd64/default+zfs": ("a b/image-tiny", 1)}
+        assert (
+            site.paths[-1]
+            == "/job/a b/job/image-tiny/architecture=amd64,release=14.4,variant=default+zfs/1/api/json"
+        )
+
+    def test_axes_of_other_names_are_ignored(self, site):
+        ci = site.server.ci
+        ci.matrix(
+            "image-bsd",
+            {
+                "build_architecture": ["x"],
+                "architecture": ["amd64"],
+                "release": ["14.4"],
+                "variant": ["default+zfs"],
+            },
+        )
+        build_all(ci, "image-bsd")
+        site.poll()
+        assert set(site.wishes) == {"bsd/14.4/amd64/default+zfs"}
+        assert (
+            site.records["bsd/14.4/amd64/default+zfs"].configuration
+            == "architecture=amd64,build_architecture=x,release=14.4,variant=default+zfs"
+        )
+
+    @pytest.mark.parametrize("missing", AXES)
+    def test_an_axis_that_is_missing_makes_no_product(self, site, missing):
+        site.server.ci.matrix(
+            "image-tiny", {name: values for name, values in AXES.items() if name != missing}
+        )
+        build_all(site.server.ci, "image-tiny")
+        site.poll()
+        assert site.wishes == {}
+        (note,) = site.offers.notes
+        assert note.startswith("image-tiny: ")
+        assert f"has no axis {missing!r}" in note
+
+    def test_a_job_without_axes_makes_no_product(self, site):
+        site.server.ci.matrix("image-tiny", {})
+        site.poll()
+        assert site.wishes == {}
+        assert "'default' has no axis" in site.offers.notes[0]
+
+    def test_the_axes_may_be_called_otherwise(self, site):
+        site.server.ci.matrix(
+            "image-tiny", {"ARCH": ["s390x"], "suite": ["noble"], "flavour": ["cloud"], "release": ["x"]}
+        )
+        build_all(site.server.ci, "image-tiny")
+        site.poll(axes=Axes(release="suite", arch="ARCH", variant="flavour"))
+        assert set(site.wishes) == {"tiny/noble/s390x/cloud"}
+
+    def test_two_configurations_of_one_product_are_said_and_do_not_take_turns(self, site):
+        ci = site.server.ci
+        ci.matrix("image-tiny", {**AXES, "compiler": ["gcc", "clang"]})
+        build_all(ci, "image-tiny")
+        site.poll()
+        (first,) = site.records.values()
+        assert site.offers.notes == (
+            f"{A}: made by more than one configuration; taken from image-tiny/{first.configuration}",
+        )
+        site.poll()
+        assert site.paths == ["/api/json"]
+        build_all(ci, "image-tiny")
+        site.poll()
+        assert site.numbers == {A: 2}
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "..",
+            ".",
+            "-x",
+            "a/b",
+            "a;b",
+            "a\nb",
+            "a b",
+            "",
+            "ü",
+            "$(id)",
+            "`id`",
+            "a:b",
+            "x" * 101,
+            "*",
+            "a\x00b",
+            ".hidden",
+            "a\\b",
+        ],
+    )
+    @pytest.mark.parametrize("axis", ["release", "architecture", "variant"])
+    def test_an_axis_value_that_could_break_out_is_left_out(self, site, axis, value):
+        ci = site.server.ci
+        good = {"architecture": "amd64", "release": "1", "variant": "default"}
+        bad = {**good, axis: value}
+        with ci.bulk():
+            ci.matrix("image-tiny", {name: list({good[name], bad[name]}) for name in good}, only=[good, bad])
+            for name in ci.job("image-tiny").active:
+                ci.job("image-tiny").configuration(name).build()
+        site.server.faults.add(
+            "/1/api/json",
+            Edit(
+                lambda answer: answer.replace(b'"artifacts":[]', b'"artifacts":[{"relativePath":"serial"}]')
+            ),
+            times=None,
+        )
+        site.poll()
+        assert set(site.wishes) == {A}
+        assert {path.name for path in (site.layout.state / "wishes").iterdir()} == {
+            "tiny:1:amd64:default.json"
+        }
+        (note,) = site.offers.notes
+        assert note.startswith("image-tiny: ")
+        assert note.endswith("; left out")
+        assert note.isprintable()
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "image-..",
+            "image--x",
+            "image-a;b",
+            "image-a\nb",
+            "image-a b",
+            "image-.x",
+            "image-ü",
+            "image-a\x1b[31m",
+        ],
+    )
+    def test_a_job_name_that_could_break_out_is_left_out(self, site, name):
+        site.server.ci.matrix(name, AXES)
+        build_all(site.server.ci, name)
+        site.poll()
+        assert site.wishes == {}
+        (note,) = site.offers.notes
+        assert note.isprintable()
+
+    def test_a_folder_that_is_called_like_an_image_job_is_none(self, site):
+        site.server.ci.folder("image-folder")
+        matrix(site.server.ci, A, folder="image-folder")
+        build_all(site.server.ci, "image-folder/image-tiny")
+        site.poll()
+        assert site.wishes == {A: ("image-folder/image-tiny", 1)}
+        assert site.offers.notes == ()
+
+    def test_a_configuration_that_is_no_longer_active_keeps_its_wish(self, three):
+        matrix(three.server.ci, A)
+        assert three.server.ci.job("image-tiny").active == [configuration(A)]
+        three.poll()
+        assert set(three.wishes) == {A, B, C}
+
+
+class TestBuilds:
+    def test_what_was_never_built_waits(self, site):
+        matrix(site.server.ci, A)
+        assert site.poll() == "1 products, 0 with a new build, 1 never built"
+        assert site.offers.waiting == (A,)
+        assert site.wishes == {}
+        build(site.server.ci, A)
+        site.poll()
+        assert site.offers.waiting == ()
+
+    @pytest.mark.parametrize("result", ["FAILURE", "ABORTED", "NOT_BUILT", "UNSTABLE"])
+    def test_a_build_that_ended_badly_is_not_taken(self, three, result):
+        build(three.server.ci, A, result=result)
+        three.poll()
+        assert three.numbers[A] == 1
+
+    def test_an_unstable_build_is_taken_when_it_may(self, three):
+        build(three.server.ci, A, result="UNSTABLE")
+        three.poll(unstable=True)
+        assert three.numbers[A] == 2
+
+    def test_a_failure_after_a_good_build_hides_nothing(self, three):
+        build(three.server.ci, A)
+        build(three.server.ci, A, result="FAILURE")
+        three.poll()
+        assert three.numbers[A] == 2
+
+    @pytest.mark.parametrize("gate", [None, Gate(job="test-image")])
+    def test_a_build_that_still_runs_is_not_taken(self, three, gate):
+        ci = three.server.ci
+        parent = ci.job("image-tiny").start()
+        run = parent.run(configuration(A), files(A))
+        run.set_result("SUCCESS")
+        passes(ci, parent, three.server.url)
+        three.poll(gate=gate)
+        assert three.numbers[A] == 1
+        run.complete()
+        three.poll(gate=gate)
+        assert three.numbers[A] == 2, "the parent still runs, but this image is ready"
+
+    def test_a_build_that_runs_again_when_it_is_asked_for_is_left(self, three):
+        build(three.server.ci, A)
+        three.server.faults.add(
+            "/2/api/json", Edit(lambda body: body.replace(b'"building":false', b'"building":true'))
+        )
+        three.poll()
+        assert three.numbers[A] == 1
+        assert three.offers.troubled == {A: f"image-tiny/{configuration(A)} #2: is running again"}
+
+    def test_no_artifacts_means_purged_and_takes_nothing_back(self, three):
+        build(three.server.ci, A).runs[0].purge_artifacts()
+        three.poll()
+        assert three.numbers == {A: 1, B: 1, C: 1}
+        assert three.offers.troubled == {A: f"image-tiny/{configuration(A)} #2: has no artifacts (any more)"}
+
+    def test_a_build_deleted_before_it_is_asked_for(self, three):
+        job = three.server.ci.job("image-tiny")
+        build(three.server.ci, A, B)
+        three.server.faults.add(
+            "amd64.*/2/api/json", call=lambda: job.configuration(configuration(A)).delete_build(2)
+        )
+        three.poll()
+        assert three.numbers == {A: 1, B: 2, C: 1}
+        assert "not found" in three.offers.troubled.pop(A)
+        three.poll()
+        assert three.offers.troubled == {}
+
+    def test_rotation_takes_nothing_back(self, site):
+        ci = site.server.ci
+        matrix(ci, A, B)
+        ci.job("image-tiny").keep = 2
+        build(ci, A, B)
+        site.poll()
+        before = site.written()
+        for _ in range(4):
+            build(ci, B)
+        assert not ci.job("image-tiny").configuration(configuration(A)).builds
+        site.poll()
+        assert site.numbers == {A: 1, B: 5}
+        assert site.offers.waiting == ()
+        assert site.written()["tiny:1:amd64:default.json"] == before["tiny:1:amd64:default.json"]
+
+    def test_a_lower_number_alone_means_rotation(self, three):
+        build(three.server.ci, A)
+        three.poll()
+        three.server.ci.job("image-tiny").delete_build(2)
+        three.poll()
+        assert three.numbers[A] == 2
+        assert three.paths == ["/api/json"]
+
+    def test_a_job_that_vanishes_takes_nothing_back(self, three):
+        three.server.ci.job("image-tiny").remove()
+        three.poll()
+        assert three.numbers == {A: 1, B: 1, C: 1}
+
+    @pytest.mark.parametrize("before", [1, 2, 7])
+    def test_a_job_made_anew_begins_at_one_with_newer_builds(self, site, before):
+        ci = site.server.ci
+        matrix(ci, A)
+        build(ci, A, number=before, timestamp=1_700_000_000_000)
+        site.poll()
+        ci.job("image-tiny").remove()
+        matrix(ci, A)
+        build(ci, A, timestamp=1_700_000_000_000 + MINUTE)
+        site.poll()
+        assert site.records[A].number == 1
+        assert site.records[A].timestamp == 1_700_000_000_000 + MINUTE
+        assert ("#7 back to #1" in str(site.offers.notes)) is (before == 7)
+        site.poll()
+        assert site.paths == ["/api/json"]
+        assert site.offers.notes == ()
+
+    def test_a_job_that_moved_is_followed(self, site):
+        ci = site.server.ci
+        matrix(ci, A)
+        build(ci, A, timestamp=1_700_000_000_000)
+        site.poll()
+        ci.job("image-tiny").remove()
+        ci.folder("new")
+        matrix(ci, A, folder="new")
+        ci.job("new/image-tiny").build({configuration(A): files(A)}, timestamp=1_700_000_000_000 + MINUTE)
+        site.poll()
+        assert site.wishes == {A: ("new/image-tiny", 1)}
+
+    def test_of_two_jobs_for_one_product_the_newest_build_wins_and_stays(self, site):
+        ci = site.server.ci
+        for folder in ("old", "new"):
+            ci.folder(folder)
+            matrix(ci, A, folder=folder)
+        ci.job("new/image-tiny").build({configuration(A): files(A)}, timestamp=1_700_000_000_000 + MINUTE)
+        ci.job("old/image-tiny").build({configuration(A): files(A)}, number=9, timestamp=1_700_000_000_000)
+        site.poll()
+        assert site.wishes == {A: ("new/image-tiny", 1)}
+        assert site.offers.notes == (
+            f"{A}: made by more than one configuration; taken from new/image-tiny/{configuration(A)}",
+        )
+        site.poll()
+        assert site.paths == ["/api/json"]
+
+    def test_a_clock_that_goes_back_does_not_hold_up_a_higher_number(self, three):
+        build(three.server.ci, A, timestamp=1)
+        three.poll()
+        assert three.numbers[A] == 2
+
+
+class TestPipelines:
+    @pytest.fixture(params=["pipeline", "freestyle"])
+    def job(self, site, request):
+        return getattr(site.server.ci, request.param)("image-tiny")
+
+    def test_one_build_holds_several_products(self, site, job):
+        content = {
+            f"{arch}/{release}/default/{name}": b"x"
+            for arch in ("amd64", "arm64")
+            for release in "12"
+            for name in ("serial", "incus.tar.xz")
+        }
+        job.build(
+            files={
+                **content,
+                "notes.txt": b"",
+                "amd64/1/default/deep/serial": b"",
+                "x/amd64/1/default/serial": b"",
+            }
+        )
+        assert site.poll(path=TEMPLATE) == "4 products, 4 with a new build"
+        assert site.paths == ["/api/json", "/job/image-tiny/1/api/json"]
+        assert set(site.wishes) == {
+            f"tiny/{release}/{arch}/default" for arch in ("amd64", "arm64") for release in "12"
+        }
+        assert site.records[B].artifacts == ("arm64/1/default/incus.tar.xz", "arm64/1/default/serial")
+        assert site.records[B].configuration == ""
+        assert site.records[B].build == "image-tiny #1"
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json"]
+
+    def test_a_product_that_a_later_build_lacks_keeps_its_wish(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        job.build(files={"arm64/1/default/serial": b"y"})
+        site.poll(path=TEMPLATE)
+        assert site.numbers == {A: 1, B: 2}
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json"]
+
+    def test_a_pipeline_made_anew_is_followed_once(self, site, job):
+        job.build(
+            files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"},
+            number=50,
+            timestamp=1_700_000_000_000,
+        )
+        site.poll(path=TEMPLATE)
+        job.remove()
+        fresh = getattr(site.server.ci, job.kind)("image-tiny")
+        fresh.build(files={"arm64/1/default/serial": b"y"}, timestamp=1_700_000_000_000 + MINUTE)
+        site.poll(path=TEMPLATE)
+        assert site.numbers == {A: 50, B: 1}
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json"], "the same build is asked for in every run"
+
+    @pytest.mark.parametrize(
+        ("template", "path", "product"),
+        [
+            ("{file}", "serial", "tiny/current/amd64/default"),
+            ("out/{file}", "out/serial", "tiny/current/amd64/default"),
+            ("{release}/{file}", "9/serial", "tiny/9/amd64/default"),
+            ("{os}/{release}/{arch}/{variant}/{file}", "big/9/arm64/cloud/serial", "big/9/arm64/cloud"),
+            ("{os}-{release}.{arch}/{file}", "big-9.arm64/serial", "big/9/arm64/default"),
+            ("(x)[y]+{arch}/{file}", "(x)[y]+arm64/serial", "tiny/current/arm64/default"),
+        ],
+    )
+    def test_the_template_says_what_is_what(self, site, job, template, path, product):
+        job.build(files={path: b"x"})
+        site.poll(path=template)
+        assert site.wishes == {product: ("image-tiny", 1)}
+
+    def test_without_a_template_it_is_only_noted(self, site, job):
+        job.build(files={"serial": b"x"})
+        site.poll()
+        assert site.wishes == {}
+        assert site.offers.notes == (
+            "image-tiny: no matrix job; jenkins.path would say how its artifacts lie",
+        )
+
+    def test_artifacts_that_lie_otherwise_are_named(self, site, job):
+        job.build(files={"serial": b"x"})
+        site.poll(path=TEMPLATE)
+        assert site.offers.troubled == {"image-tiny": "image-tiny #1: no artifact lies as jenkins.path says"}
+
+    @pytest.mark.parametrize("name", ["-x", "a b", ".x", "ü"])
+    def test_a_name_that_cannot_be_a_products_is_named(self, site, job, name):
+        job.build(files={f"amd64/{name}/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        assert site.offers.troubled == {
+            "image-tiny": f"image-tiny #1: {name!r} cannot be part of a product's name"
+        }
+        assert site.wishes == {}
+
+    def test_two_pipelines_of_one_product_do_not_take_turns(self, site):
+        ci = site.server.ci
+        for at, folder in enumerate(("a", "b")):
+            ci.folder(folder)
+            ci.pipeline("image-tiny", folder=folder).build(
+                files={"amd64/1/default/serial": b"x"}, timestamp=1_700_000_000_000 + at * MINUTE
+            )
+        site.poll(path=TEMPLATE)
+        assert site.wishes == {A: ("b/image-tiny", 1)}
+        before = site.written()
+        site.poll(path=TEMPLATE)
+        assert site.written() == before
+        assert site.wishes == {A: ("b/image-tiny", 1)}
+
+    def test_a_gated_pipeline(self, site, job):
+        gate = Gate(job="test-image")
+        tested = job.build(files={"amd64/1/default/serial": b"x"})
+        job.build(files={"amd64/1/default/serial": b"y"})
+        passes(site.server.ci, tested, site.server.url)
+        site.poll(path=TEMPLATE, gate=gate)
+        assert site.numbers == {A: 1}
+        assert site.offers.held == {"image-tiny": "build #2 has not passed the test job"}
+
+    def test_trouble_that_one_jobs_poll_ends_is_over(self, site, job):
+        job.build(files={"serial": b"x"})
+        site.poll(path=TEMPLATE)
+        assert site.offers.troubled
+        job.build(files={"amd64/1/default/serial": b"x"})
+        site.poll("image-tiny", path=TEMPLATE)
+        assert site.numbers == {A: 2}
+        assert site.offers.troubled == {}
+
+
+class TestGate:
+    @pytest.fixture
+    def gated(self, three):
+        """Three products at build 1, which passed; build 2 has not."""
+        ci = three.server.ci
+        passes(ci, ci.job("image-tiny").builds[1], three.server.url)
+        build(ci, A, B, C)
+        return three
+
+    @pytest.mark.parametrize("scope", ["product", "os"])
+    def test_an_untested_build_is_held_until_it_passes(self, gated, scope):
+        gate = Gate(job="test-image", scope=scope)
+        assert gated.poll(gate=gate) == "3 products, 0 with a new build, 3 held"
+        assert gated.offers.held == dict.fromkeys((A, B, C), "build #2 has not passed the test job")
+        passes(
+            gated.server.ci, gated.server.ci.job("image-tiny").builds[2], gated.server.url, result="UNSTABLE"
+        )
+        gated.poll(gate=gate)
+        assert gated.numbers == {A: 1, B: 1, C: 1}
+        passes(gated.server.ci, gated.server.ci.job("image-tiny").builds[2], gated.server.url)
+        assert gated.poll(gate=gate) == "3 products, 3 with a new build"
+        assert gated.numbers == {A: 2, B: 2, C: 2}
+
+    def test_a_pass_of_one_configuration_is_its_own_in_the_scope_of_products(self, gated):
+        passes(
+            gated.server.ci,
+            gated.server.ci.job("image-tiny").configuration(configuration(A)).builds[2],
+            gated.server.url,
+        )
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers == {A: 2, B: 1, C: 1}
+        assert set(gated.offers.held) == {B, C}
+
+    def test_a_pass_of_one_configuration_is_everybodys_in_the_scope_of_the_os(self, gated):
+        passes(
+            gated.server.ci,
+            gated.server.ci.job("image-tiny").configuration(configuration(A)).builds[2],
+            gated.server.url,
+        )
+        gated.poll(gate=Gate(job="test-image", scope="os"))
+        assert gated.numbers == {A: 2, B: 2, C: 2}
+
+    def test_a_later_pass_covers_what_came_before_in_the_scope_of_the_os_alone(self, gated):
+        tested = build(gated.server.ci, A)
+        passes(gated.server.ci, tested, gated.server.url)
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers == {A: 3, B: 1, C: 1}
+        gated.poll(gate=Gate(job="test-image", scope="os"))
+        assert gated.numbers == {A: 3, B: 2, C: 2}
+
+    @pytest.mark.parametrize("scope", ["product", "os"])
+    def test_another_os_is_not_covered(self, gated, scope):
+        other = "other/1/amd64/default"
+        matrix(gated.server.ci, other)
+        build(gated.server.ci, other)
+        gated.poll(gate=Gate(job="test-image", scope=scope))
+        assert other not in gated.wishes
+
+    @pytest.mark.parametrize("scope", ["product", "os"])
+    def test_a_run_cannot_have_tested_what_was_built_after_it(self, site, scope):
+        ci = site.server.ci
+        matrix(ci, A)
+        tested = build(ci, A, number=7, timestamp=1_700_000_000_000)
+        passes(ci, tested, site.server.url)
+        ci.job("image-tiny").remove()
+        matrix(ci, A)
+        fresh = build(ci, A, number=7, timestamp=ci.clock() + MINUTE)
+        site.poll(gate=Gate(job="test-image", scope=scope))
+        assert site.wishes == {}
+        ci.job("test-image").build(
+            parameters={"build": f"{site.server.url}/{fresh.url_path}"}, timestamp=ci.clock() + 2 * MINUTE
+        )
+        site.poll(gate=Gate(job="test-image", scope=scope))
+        assert site.numbers == {A: 7}
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://ci.example.org/job/image-tiny/2/",
+            "https://ci.example.org/job/image-tiny/2",
+            "https://ci.example.org/jenkins/job/image-tiny/2/",
+            "https://ci.example.org/view/All/job/image-tiny/2/",
+            "/job/image-tiny/2/",
+            "https://ci.example.org/job/image-tiny/architecture=amd64,release=1,variant=default/2/",
+            "https://ci.example.org/job/image-tiny/variant=default,release=1,architecture=amd64/2/",
+            "https://ci.example.org/job/image-tiny/architecture%3Damd64%2Crelease%3D1%2Cvariant%3Ddefault/2/",
+            "https://ci.example.org/job/image%2Dtiny/2/?x=1#top",
+        ],
+    )
+    def test_the_url_of_a_tested_build_in_any_form(self, gated, url):
+        gated.server.ci.job("test-image").build(parameters={"build": url})
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers[A] == 2
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "", "2", "x", "image-tiny", "https://ci.example.org/job/image-tiny/", "https://ci.example.org/job/image-tiny/lastSuccessfulBuild/",
+            "https://ci.example.org/job/image-tiny/x/", "https://ci.example.org/2/", "https://ci.example.org/job/2/", "job/", "/job//2/",
+            "https://ci.example.org/job/other/job/image-tiny/2/", "https://ci.example.org/job/image-tiny/-2/", "https://ci.example.org/job/image-tiny/+2/",
+            "https://ci.example.org/job/image-tiny/2.0/", "https://[::1/job/image-tiny/2/", "https://ci.example.org/job/image-tiny/" + "9" * 5000 + "/",
+            "https://ci.example.org/job/image-tiny/%FF/2/", "\x00", "https://ci.example.org/job/image-tiny/architecture=arm64,release=9,variant=default/2/",
+        ],
+        ids=lambda url: ascii(url)[:70],
+    )  # fmt: skip
+    def test_a_parameter_that_names_no_build_passes_nothing(self, gated, url):
+        gated.server.ci.job("test-image").build(parameters={"build": url})
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.offers.failed == ""
+        assert gated.numbers == {A: 1, B: 1, C: 1}
+
+    @pytest.mark.parametrize(
+        "value", [b"null", b"5", b"2.5", b"true", b"[1]", b'{"a":1}', b'["https://ci/job/image-tiny/2/"]']
+    )
+    def test_a_parameter_of_any_type_breaks_nothing(self, gated, value):
+        gated.server.ci.job("test-image").build(parameters={"build": "REPLACED"})
+        gated.server.faults.add(
+            "/job/test-image/", Edit(lambda body: body.replace(b'"REPLACED"', value)), times=None
+        )
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.offers.failed == ""
+        assert gated.numbers == {A: 1, B: 1, C: 1}
+
+    def test_runs_without_actions_or_parameters_break_nothing(self, gated):
+        body = b'{"_class":"x","allBuilds":[{},{"actions":null,"result":"SUCCESS"},{"actions":[null,{},{"parameters":null},{"parameters":[{}]}],"result":"SUCCESS"}]}'
+        gated.server.faults.add("/job/test-image/", Edit(lambda _: body))
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.offers.failed == ""
+
+    def test_the_parameters_may_be_called_otherwise(self, gated):
+        url = f"{gated.server.url}/job/image-tiny/2/"
+        gated.server.ci.job("test-image").build(parameters={"BUILD": url})
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers[A] == 1
+        gated.poll(gate=Gate(job="test-image", build="BUILD"))
+        assert gated.numbers[A] == 2
+
+    @pytest.mark.parametrize(
+        ("image", "number"),
+        [
+            ("image-tiny", 2),
+            (f"image-tiny/{configuration(A)}", 2),
+            ("", 2),
+            ("image-other", 1),
+            ("image", 1),
+            ("image-tiny2", 1),
+            (f"image-other/{configuration(A)}", 1),
+        ],
+    )
+    def test_a_run_that_says_it_tested_another_image_has_tested_none(self, gated, image, number):
+        gated.server.ci.job("test-image").build(
+            parameters={"build": f"{gated.server.url}/job/image-tiny/2/", "image": image}
+        )
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers[A] == number
+
+    def test_a_test_that_still_runs_has_not_passed(self, gated):
+        url = f"{gated.server.url}/job/image-tiny/2/"
+        run = gated.server.ci.job("test-image").start(parameters={"build": url})
+        run.set_result("SUCCESS")
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers[A] == 1
+        run.complete()
+        gated.poll(gate=Gate(job="test-image"))
+        assert gated.numbers[A] == 2
+
+    def test_the_newest_build_that_passed_is_taken_not_the_last(self, site):
+        ci = site.server.ci
+        matrix(ci, A)
+        tested = [build(ci, A) for _ in range(5)]
+        for index in (1, 3):
+            passes(ci, tested[index], site.server.url)
+        site.poll(gate=Gate(job="test-image"))
+        assert site.numbers == {A: 4}
+        assert site.offers.held == {A: "build #5 has not passed the test job"}
+
+    def test_the_newest_that_passed_is_found_behind_nine_others(self, site):
+        ci = site.server.ci
+        matrix(ci, A)
+        passes(ci, build(ci, A), site.server.url)
+        for _ in range(9):
+            build(ci, A, result="FAILURE")
+        site.poll(gate=Gate(job="test-image"))
+        assert site.numbers == {A: 1}
+
+    def test_the_last_stable_build_is_found_behind_any_number_of_failures(self, site):
+        ci = site.server.ci
+        matrix(ci, A)
+        passes(ci, build(ci, A), site.server.url)
+        for _ in range(15):
+            build(ci, A, result="FAILURE")
+        site.poll(gate=Gate(job="test-image"))
+        assert site.numbers == {A: 1}
+
+    def test_an_unstable_build_does_not_pass_by_being_tested(self, three):
+        ci = three.server.ci
+        passes(ci, build(ci, A, result="UNSTABLE"), three.server.url)
+        three.poll(gate=Gate(job="test-image"))
+        assert three.numbers[A] == 1
+        three.poll(gate=Gate(job="test-image"), unstable=True)
+        assert three.numbers[A] == 2
+
+    def test_what_is_published_is_not_held_when_its_test_is_forgotten(self, three):
+        ci = three.server.ci
+        passes(ci, ci.job("image-tiny").builds[1], three.server.url)
+        three.poll(gate=Gate(job="test-image"))
+        assert three.offers.held == {}
+        ci.job("test-image").delete_build(1)
+        three.poll(gate=Gate(job="test-image"))
+        assert three.numbers == {A: 1, B: 1, C: 1}
+        assert three.offers.held == {}
+
+    def test_a_test_job_in_a_folder_that_looks_like_an_image_job(self, site):
+        ci = site.server.ci
+        ci.folder("ci")
+        matrix(ci, A)
+        tested = build(ci, A)
+        ci.freestyle("image-test", folder="ci").build(
+            parameters={"build": f"{site.server.url}/{tested.url_path}"}, files={"serial": b"x"}
+        )
+        site.poll(gate=Gate(job="ci/image-test"), path="{file}")
+        assert site.wishes == {A: ("image-tiny", 1)}
+        assert site.offers.notes == ()
+
+    def test_without_the_test_job_nothing_moves_and_that_is_said(self, gated):
+        assert "not found" in gated.poll(gate=Gate(job="gone"))
+        assert "/job/gone/api/json: not found" in gated.offers.failed
+        assert gated.numbers == {A: 1, B: 1, C: 1}
+
+
+class TestTrouble:
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            (Status(403), "HTTP status 403: this user may not read it"),
+            (Status(404), "not found"),
+            (LOGIN_PAGE, "is a login or a proxy in front of it?"),
+            (HALF, "not what Jenkins says"),
+            (Edit(lambda _: b"[]"), "not what Jenkins says"),
+            (Edit(lambda body: body.replace(b'"number":1', b'"number":"x"')), "not what Jenkins says"),
+        ],
+        ids=["403", "404", "login", "half", "list", "types"],
+    )
+    def test_a_failed_poll_is_recorded_and_changes_nothing(self, three, fault, words):
+        before = three.written()
+        three.server.faults.add("^/api/json", fault, times=None)
+        assert three.poll().startswith("Jenkins could not be asked: ")
+        assert words in three.offers.failed
+        assert "\n" not in three.offers.failed
+        assert three.written() == before
+        three.server.faults.clear()
+        three.poll()
+        assert three.offers.failed == ""
+
+    def test_what_was_known_stays_known_when_jenkins_is_away(self, three):
+        gate = Gate(job="test-image")
+        passes(three.server.ci, three.server.ci.job("image-tiny").builds[1], three.server.url)
+        build(three.server.ci, A)
+        three.poll(gate=gate)
+        three.server.faults.add("^/api/json", Status(403), times=None)
+        three.poll(gate=gate)
+        assert three.offers.held == {A: "build #2 has not passed the test job"}
+        assert three.offers.failed
+
+    @pytest.mark.parametrize(
+        "fault",
+        [Status(403), HALF, LOGIN_PAGE, Edit(lambda _: b'{"number":2,"artifacts":[{}]}')],
+        ids=["403", "half", "login", "types"],
+    )
+    def test_a_build_that_cannot_be_asked_for_stops_no_other(self, three, fault):
+        build(three.server.ci, A, B)
+        three.server.faults.add("amd64.*/2/api/json", fault)
+        assert three.poll() == "3 products, 1 with a new build"
+        assert three.numbers == {A: 1, B: 2, C: 1}
+        assert three.offers.troubled[A].startswith(f"image-tiny/{configuration(A)} #2: ")
+        assert set(three.offers.troubled) == {A}
+        three.poll()
+        assert three.numbers == {A: 2, B: 2, C: 1}
+        assert three.offers.troubled == {}
+
+    def test_a_broken_answer_is_asked_for_again(self, three):
+        build(three.server.ci, A)
+        three.server.faults.add("^/api/json", Cut(30))
+        three.server.faults.add("/2/api/json", Cut(30))
+        three.poll()
+        assert three.numbers[A] == 2
+
+    def test_a_job_that_may_not_be_seen_takes_nothing_back(self, tmp_path):
+        ci = Controller(tmp_path / "jenkins")
+        matrix(ci, A, "other/1/amd64/default")
+        build(ci, A)
+        build(ci, "other/1/amd64/default")
+        with standin.serve(ci, auth=Auth(user="me", token="t", anonymous=True)) as server:
+            site = Asked(server, tmp_path / "root")
+            site.poll()
+            server.auth = Auth(user="me", token="t", anonymous=True, hidden="image-tiny")
+            build(ci, A)
+            site.poll()
+            assert site.numbers == {A: 1, "other/1/amd64/default": 1}
+
+
+class TestOneJob:
+    def test_it_alone_is_asked_for(self, three):
+        matrix(three.server.ci, "other/1/amd64/default")
+        build(three.server.ci, "other/1/amd64/default")
+        build(three.server.ci, A)
+        assert three.poll("image-tiny") == "3 products, 1 with a new build"
+        assert three.paths == ["/job/image-tiny/api/json", f"/job/image-tiny/{configuration(A)}/2/api/json"]
+        assert "other/1/amd64/default" not in three.wishes
+
+    def test_a_configuration_stands_for_its_job(self, three):
+        build(three.server.ci, A, B)
+        three.poll(f"image-tiny/{configuration(A)}")
+        assert three.paths[0] == "/job/image-tiny/api/json"
+        assert three.numbers == {A: 2, B: 2, C: 1}
+
+    def test_in_a_folder(self, site):
+        ci = site.server.ci
+        ci.folder("deep")
+        ci.folder("deep/er")
+        matrix(ci, A, folder="deep/er")
+        build_all(ci, "deep/er/image-tiny")
+        site.poll("deep/er/image-tiny", folder="deep")
+        assert site.paths[0] == "/job/deep/job/er/job/image-tiny/api/json"
+        assert site.wishes == {A: ("deep/er/image-tiny", 1)}
+        site.poll(f"deep/er/image-tiny/{configuration(A)}", folder="deep")
+        assert site.paths == ["/job/deep/job/er/job/image-tiny/api/json"]
+
+    def test_with_a_gate(self, three):
+        passes(three.server.ci, build(three.server.ci, A), three.server.url)
+        three.poll("image-tiny", gate=Gate(job="test-image"))
+        assert three.paths[:2] == ["/job/image-tiny/api/json", "/job/test-image/api/json"]
+        assert three.numbers[A] == 2
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            "other",
+            "deep",
+            "deep/other",
+            "image-",
+            f"other/{configuration(A)}",
+            "../image-tiny",
+            "deep/../image-tiny",
+            "image-tiny/",
+            "/image-tiny",
+            "image-tiny/2",
+            "image-ti\nny",
+            "-x",
+            "*",
+        ],
+    )
+    def test_a_job_that_this_site_does_not_publish_is_refused(self, three, job):
+        before = three.written(), three.offers
+        with pytest.raises(SettingsError, match=r"--job=.*: this site publishes the jobs image-\*"):
+            three.poll(job)
+        assert three.paths == []
+        assert (three.written(), three.offers) == before
+
+    @pytest.mark.parametrize("job", ["image-tiny", "deeper/image-tiny", f"image-tiny/{configuration(A)}"])
+    def test_a_job_outside_the_folder_is_refused(self, site, job):
+        with pytest.raises(SettingsError, match=r"this site publishes the jobs deep/image-\*"):
+            site.poll(job, folder="deep")
+
+    def test_a_job_that_is_not_there_is_recorded(self, three):
+        assert "not found" in three.poll("image-gone")
+        assert three.numbers == {A: 1, B: 1, C: 1}
+
+    def test_what_is_known_of_other_jobs_stays(self, three):
+        gate = Gate(job="test-image")
+        ci, other = three.server.ci, "other/1/amd64/default"
+        passes(ci, ci.job("image-tiny").builds[1], three.server.url)
+        matrix(ci, other, "empty/1/amd64/default")
+        build(ci, other)
+        ci.freestyle("image-odd")
+        tested = build(ci, A)
+        three.poll(gate=gate)
+        before = three.offers
+        assert before.held == {
+            A: "build #2 has not passed the test job",
+            other: "build #1 has not passed the test job",
+        }
+        passes(ci, tested, three.server.url)
+        three.poll("image-tiny", gate=gate)
+        assert three.offers == msgspec.structs.replace(before, held={other: before.held[other]})
+
+    def test_what_a_poll_of_everything_failed_with_stays_said(self, three):
+        three.server.faults.add("^/api/json", Status(403))
+        three.poll()
+        three.poll("image-tiny")
+        assert "403" in three.offers.failed
+
+    @pytest.mark.parametrize(
+        ("name", "parts"),
+        [
+            ("image-tiny", ("image-tiny", "")),
+            ("a/b/image-tiny", ("a/b/image-tiny", "")),
+            ("image-tiny/architecture=amd64", ("image-tiny", "architecture=amd64")),
+            ("a/image-tiny/architecture=amd64,release=1", ("a/image-tiny", "architecture=amd64,release=1")),
+        ],
+    )
+    def test_a_job_name_as_jenkins_gives_it(self, name, parts):
+        assert split_job(name) == parts
+
+
+class TestAwait:
+    @pytest.fixture
+    def job(self, ci):
+        matrix(ci, A)
+        return ci.job("image-tiny")
+
+    def waiter(self, server, number=1, job="image-tiny"):
+        """Wait on a thread of its own; every pause is over as soon as it has begun."""
+        found = []
+        client = Client(server.url)
+
+        def wait():
+            try:
+                found.append(
+                    await_build(client, job, number, 30, sleep=lambda _: threading.Event().wait(0.01))
+                )
+            except UpstreamError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        return found, thread
+
+    def test_until_it_is_completed_and_not_before(self, server, job):
+        running = job.queue()
+        found, thread = self.waiter(server)
+
+        def still():
+            seen = server.count("/1/api/json")
+            wait_for(lambda: server.count("/1/api/json") > seen + 2)
+            return not found
+
+        assert still()
+        running.begin()
+        assert still()
+        running.set_result("SUCCESS")
+        assert still()
+        running.post_production()
+        assert still(), "permalinks move when a build is completed, not before"
+        running.complete()
+        thread.join(10)
+        assert found == ["SUCCESS"]
+
+    @pytest.mark.parametrize("result", ["SUCCESS", "UNSTABLE", "FAILURE", "ABORTED"])
+    def test_the_result_of_a_build_that_is_over(self, server, job, result):
+        job.build(result=result)
+        assert await_build(Client(server.url), "image-tiny", 1, 0) == result
+        assert [record.path for record in server.requests] == ["/job/image-tiny/1/api/json"]
+
+    def test_a_configuration(self, server, job):
+        job.start().run(configuration(A)).complete("SUCCESS")
+        assert await_build(Client(server.url), f"image-tiny/{configuration(A)}", 1, 0) == "SUCCESS"
+        assert await_build(Client(server.url), "image-tiny", 1, 0) == ""
+
+    def test_in_the_end_it_gives_up(self, server, job):
+        job.start()
+        paused = []
+        assert (
+            await_build(
+                Client(server.url),
+                "image-tiny",
+                1,
+                0.05,
+                sleep=lambda span: (paused.append(span), threading.Event().wait(span)),
+            )
+            == ""
+        )
+        assert 1 <= len(paused) <= 3
+        assert max(paused) <= 0.05
+
+    def test_what_is_not_there_is_said_at_once(self, server, job):
+        with pytest.raises(UpstreamError, match="cannot look at image-tiny #7: .*not found"):
+            await_build(Client(server.url), "image-tiny", 7, 30)
+
+    def test_a_build_deleted_while_it_is_waited_for(self, server, job):
+        job.start()
+        found, thread = self.waiter(server)
+        wait_for(lambda: server.count("/1/api/json"))
+        job.delete_build(1)
+        thread.join(10)
+        assert "not found" in str(found[0])
+
+    def test_a_restart_of_jenkins_is_no_end(self, server, job):
+        running = job.start()
+        server.restart(busy=1)
+        found, thread = self.waiter(server)
+        wait_for(lambda: server.count("/1/api/json") > 2)
+        running.complete("SUCCESS")
+        thread.join(10)
+        assert found == ["SUCCESS"]
