@@ -30,7 +30,7 @@ def task_publish(**options: str | int | bool) -> Tasks:
     yield {
         "basename": "publish",
         "actions": step(run.verdict),
-        "task_dep": ["snapshot", "mirror"],
+        "task_dep": ["prune", "snapshot", "mirror"],
         "uptodate": [run.is_flawless],
     }
 
@@ -58,7 +58,7 @@ def task_prune() -> dict[str, object]:
     """Remove lapsed images and old snapshots."""
     return {
         "actions": step(run.timed, prune.prune, run.settings),
-        "task_dep": ["image"],
+        "task_dep": ["poll"],  # not of any image: a full disk must not keep it from making room
         "uptodate": [run.is_pruned],
     }
 
@@ -67,7 +67,7 @@ def task_collect() -> dict[str, object]:
     """Gather the images to be listed."""
     return {
         "actions": step(run.collect),
-        "task_dep": ["prune"],
+        "task_dep": ["image", "prune"],
         "targets": [site.catalogue],
         "uptodate": [same(run.ledgers), same(lambda: run.settings.site.keep)],
     }

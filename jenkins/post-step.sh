@@ -4,8 +4,8 @@
 #   sh /srv/imagepress/jenkins/post-step.sh
 #
 # A build is not over before its last step is, so the publication cannot run inside it: it is started in the
-# background, waits for this very build to end, and publishes. Its words go to the file PUBLISH_LOG names
-# (else to the journal). A hint that is lost costs nothing: the nightly run takes what it finds.
+# background, waits for this very build to end, and publishes. Its words go to the file that PUBLISH_LOG
+# names, else to .hook.log in the checkout. A hint that is lost costs nothing: the nightly run takes what it finds.
 set -eu
 : "${JOB_NAME:?is set by Jenkins}" "${BUILD_NUMBER:?is set by Jenkins}"
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,10 +16,6 @@ unset JOB_NAME BUILD_NUMBER
 export JENKINS_NODE_COOKIE=dontKillMe BUILD_ID=dontKillMe
 cd "$checkout"
 # No function around it: dash would keep a copy of our output open, and Jenkins waits until that is closed.
-if [ -n "${PUBLISH_LOG:-}" ]; then
-    setsid "${DOIT:-.venv/bin/doit}" publish --job="$job" --build="$build" </dev/null >>"$PUBLISH_LOG" 2>&1 &
-else
-    setsid systemd-cat -t imagepress "${DOIT:-.venv/bin/doit}" publish --job="$job" --build="$build" \
-        </dev/null >/dev/null 2>&1 &
-fi
-echo "imagepress: the publication of $job #$build waits for the end of this build"
+setsid "${DOIT:-.venv/bin/doit}" publish --job="$job" --build="$build" \
+    </dev/null >>"${PUBLISH_LOG:-$checkout/.hook.log}" 2>&1 &
+echo "imagepress: the publication of $job #$build waits for the end of this build; see ${PUBLISH_LOG:-$checkout/.hook.log}"

@@ -39,7 +39,8 @@ class ProgramFailed(PublishError):  # noqa: N818 - reads as the sentence it make
     def __init__(self, argv: Sequence[str], code: int | str, stderr: str) -> None:
         self.argv, self.code, self.stderr = tuple(argv), code, stderr
         said = "; ".join(line.strip() for line in stderr.splitlines()[:3] if line.strip())
-        super().__init__(f"{argv[0]} ended with {code}" + (f": {said[:400]}" if said else ""))
+        ended = f"{argv[0]} {'ended with ' if str(code).startswith('code') else ''}{code}"
+        super().__init__(ended + (f": {said[:400]}" if said else ""))
 
 
 class SigningError(PublishError):

@@ -183,7 +183,7 @@ class Hashed:
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; raises TreeError when the disk does not."""
-        with files.disk(f"write {self._path}:"):
+        with files.disk(f"write {self._path}"):
             self._file.write(chunk)
         self.size += len(chunk)
         for digest in (self.sha256, self.md5, *self.combined.values()):
@@ -199,7 +199,7 @@ class Hashed:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with files.disk(f"write {self._path}:"):  # the last bytes
+        with files.disk(f"write {self._path}"):  # the last bytes
             self._file.close()
 
 

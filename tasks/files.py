@@ -26,7 +26,7 @@ def disk(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
+        where = "".join(f" {name}" for name in (error.filename, error.filename2) if name)
         raise TreeError(f"cannot {doing}{where}: {error.strerror or error}") from error
 
 

@@ -8,6 +8,8 @@ import sqlite3
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from doit.exceptions import InvalidTask
+
 Row: TypeAlias = dict[str, object]
 
 
@@ -40,7 +42,7 @@ class Journal:
                 self._db = self._connect()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
-                    raise
+                    raise InvalidTask(f"ERROR: cannot open {self.name}: {error}") from None
                 Path(
                     self.name
                 ).unlink()  # damaged; without it every step looks again, and finds its work done
@@ -58,7 +60,9 @@ class Journal:
     def _row(self, task: str, *, fresh: bool) -> Row | None:
         """A saved row; with ``fresh``, one that another process may have saved meanwhile."""
         db = self._open()
-        if fresh and (now := db.execute("pragma data_version").fetchone()[0]) != self._seen:
+        if (fresh or self._seen is None) and (
+            now := db.execute("pragma data_version").fetchone()[0]
+        ) != self._seen:
             self._rows, self._seen = dict(db.execute("select task, data from doit")), now
         row = self._rows.get(task)
         if isinstance(row, str):

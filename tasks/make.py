@@ -15,7 +15,7 @@ from tasks import files
 from tasks.check import check
 from tasks.errors import ImageRejected, UpstreamError
 from tasks.fetch import Staged
-from tasks.image import SOURCE, SUMS, File, Image, Product, Source, sums
+from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, sums
 from tasks.layout import Layout
 from tasks.plan import Wish
 from tasks.sign import Signer, sign_directory
@@ -121,7 +121,7 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
 
 def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
-    if image.files != same.files:
+    if {**image.files, LOG: None} != {**same.files, LOG: None}:  # the first build's log stays
         raise ImageRejected(
             f"serial {image.serial} is published with other bytes, from build #{same.source.number};"
             " an image never changes"

@@ -104,7 +104,8 @@ def _refuse_foreign(mirror: Mirror, source: Path, known: Mirrored, *, adopt: boo
     told = f"mirror {mirror.name}: {mirror.url}"
     if there:
         raise TreeError(
-            f"{told} is another site's ({SITE_ID} {there.strip()[:40]!r}); nothing was changed there"
+            f"{told} is another site's ({SITE_ID} {there.strip()[:40]!r});"
+            f" nothing was changed there. If this site is its new owner: doit mirror --adopt={mirror.name}"
         )
     if known.snapshot and known.url == mirror.url:
         raise TreeError(

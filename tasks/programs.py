@@ -33,9 +33,9 @@ def run(
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         )
     except FileNotFoundError as error:
-        raise ProgramFailed(words, "not found on this machine", "") from error
+        raise ProgramFailed(words, "is not installed on this machine", "") from error
     except subprocess.TimeoutExpired as error:
-        raise ProgramFailed(words, f"no end after {timeout:.0f} s", "") from error
+        raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
     if done.returncode:
         raise ProgramFailed(words, f"code {done.returncode}", done.stderr.decode(errors="replace"))
     return done.stdout

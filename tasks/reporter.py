@@ -88,8 +88,11 @@ class Reporter:
 
     def write(self, text: str) -> None:
         """Print; someone may be waiting for the line."""
-        self._out.write(text)
-        self._out.flush()
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError:  # nobody reads any more (``| head``), or a full disk: no reason to stop publishing
+            self._out = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of the process
 
     def initialize(self, tasks: object, selected_tasks: Iterable[str]) -> None:
         """Called by ``doit run`` alone, before anything else."""

@@ -250,13 +250,16 @@ class _Reader:
         """A path, the one type that msgspec does not know; relative to the file."""
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-        return self.base / value
+        return self.base / Path(value).expanduser()
 
     def located(self, settings: Settings, clone: Path) -> Settings:
         """Check what only the whole can tell, and make the key and local mirrors absolute."""
         names = [mirror.name for mirror in settings.mirror]
         for name in sorted({name for name in names if names.count(name) > 1}):
             self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
+        root, home = settings.site.root.resolve(), clone.resolve()
+        if root == home or home.is_relative_to(root) or root.is_relative_to(home):
+            self.fault("site.root", f"{settings.site.root} and the checkout {clone} must lie apart")
         jenkins = settings.jenkins
         for pattern in jenkins.jobs if jenkins else ():
             if pattern.count("*") != 1:
@@ -306,6 +309,8 @@ def _is_record(kind: object) -> bool:
 def _plain(error: str, kind: Any, value: object) -> str:  # noqa: ANN401 - a type
     """msgspec's sentence, without its marks, with the value where that helps."""  # noqa: D403
     text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
+    if "Invalid enum value" in text:
+        text += f"; known are {', '.join(map(repr, get_args(get_args(kind)[0])))}"
     if "matching regex" in text:
         kinds = [kind, *get_args(kind)]
         meta = next(one.__metadata__[0] for one in kinds if hasattr(one, "__metadata__"))

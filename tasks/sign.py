@@ -52,8 +52,10 @@ class Sequoia:
 
     def detached(self, path: Path) -> bytes:
         """Streams a large file; memory does not depend on its size."""
-        if path.stat().st_size <= IN_MEMORY:
-            return self._sign(path.read_bytes(), self._ps.SignatureMode.DETACHED, path.name)
+        with files.disk("read"):
+            data = path.read_bytes() if path.stat().st_size <= IN_MEMORY else None
+        if data is not None:
+            return self._sign(data, self._ps.SignatureMode.DETACHED, path.name)
         signature = path.with_name(f"{files.TEMPORARY}{path.name}.asc")
         try:
             self._ps.sign_file(self._signer, str(path), str(signature), mode=self._ps.SignatureMode.DETACHED)
@@ -150,6 +152,6 @@ def _first(error: Exception) -> str:
     line = (str(error).splitlines() or [type(error).__name__])[0]
     if "unexpected EOF" in line:
         return "wrong passphrase?"
-    if "encrypted" in line:
+    if "material is encrypted" in line:
         return "it has a passphrase: signing.passphrase_file or PUBLISH_SIGNING_PASSPHRASE"
     return line[:200]

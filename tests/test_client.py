@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jenkins import api, faults, standin
+from jenkins import api, standin
 from jenkins.artifacts import Away, Elsewhere
 from jenkins.client import Client
 from jenkins.controller import Controller

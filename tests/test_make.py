@@ -13,7 +13,7 @@ from jenkins.client import Client
 from jenkins.faults import Cut, Status
 from jenkins.samples import artifacts
 from jenkins.standin import Standin
-from tasks.errors import PublishError, TreeError
+from tasks.errors import PublishError
 from tasks.fetch import Fetcher
 from tasks.image import Product, Source
 from tasks.layout import Layout
@@ -28,6 +28,17 @@ A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 TINY = Product.parse(A)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SERIAL = "20260501_08:30"
+DAMAGES = {
+    "sums": lambda path: (path / "SHA256SUMS").unlink(),
+    "signature": lambda path: (path / "SHA256SUMS.asc").unlink(),
+    "source": lambda path: (path / "source.json").unlink(),
+    "root": lambda path: (path / "rootfs.squashfs").unlink(),
+    "size": lambda path: (path / "rootfs.squashfs").write_bytes(b"short"),
+    "serial": lambda path: path.rename(path.with_name("20260501_08:31")),
+    "product": lambda path: (path / "source.json").write_text(
+        (path / "source.json").read_text().replace("amd64", "arm64")
+    ),
+}
 
 
 def sample(serial: str = SERIAL, **options) -> dict[str, bytes]:
@@ -182,31 +193,38 @@ class TestThereAlready:
         assert adopt(TINY, published.layout) == published.ledger
         assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
 
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            lambda path: (path / "SHA256SUMS").unlink(),
-            lambda path: (path / "SHA256SUMS.asc").unlink(),
-            lambda path: (path / "source.json").unlink(),
-            lambda path: (path / "rootfs.squashfs").unlink(),
-            lambda path: (path / "rootfs.squashfs").write_bytes(b"short"),
-            lambda path: path.rename(path.with_name("20260501_08:31")),
-            lambda path: (path / "source.json").write_text((path / "source.json").read_text().replace("amd64", "arm64")),
-        ],
-        ids=["sums", "signature", "source", "root", "size", "serial", "product"],
-    )  # fmt: skip
+    @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
     def test_what_is_not_a_whole_image_is_not_adopted(self, published, damage):
         damage(published.directory())
         Path(published.layout.ledger(TINY)).unlink()
         assert adopt(TINY, published.layout).images == ()
 
-    def test_a_broken_directory_in_the_way_is_said_and_kept(self, published):
-        (published.directory() / "SHA256SUMS").unlink()
-        Path(published.layout.ledger(TINY)).unlink()
-        with pytest.raises(TreeError, match=SERIAL):
-            published.make()
-        assert (published.directory() / "rootfs.squashfs").exists()
-        assert published.ledger.images == ()
+    @pytest.mark.parametrize("noted", [True, False])
+    @pytest.mark.parametrize(
+        "damage", [DAMAGES[name] for name in ("sums", "signature", "source", "root", "size")]
+    )
+    def test_a_damaged_image_is_made_again(self, published, damage, noted):
+        before = {
+            path.name: path.read_bytes() for path in published.directory().iterdir() if path.suffix != ".asc"
+        }
+        damage(published.directory())
+        if not noted:
+            Path(published.layout.ledger(TINY)).unlink()
+        assert published.make().image
+        assert {
+            path.name: path.read_bytes() for path in published.directory().iterdir() if path.suffix != ".asc"
+        } == before
+        assert (published.directory() / "SHA256SUMS.asc").exists()
+        assert [image.serial for image in published.ledger.images] == [SERIAL]
+        assert list(Path(published.layout.staging).iterdir()) == []
+
+    def test_a_damaged_image_that_nobody_wishes_for_leaves_the_ledger(self, published):
+        published.finish(sample("20260502_00:00"))
+        published.make()
+        (published.directory() / "rootfs.squashfs").unlink()
+        assert published.make() == Made("20260502_00:00 is there already")
+        assert [image.serial for image in published.ledger.images] == ["20260502_00:00"]
+        assert published.fetched == 0
 
     def test_a_newer_build_of_the_same_bytes_is_noted_and_nothing_else(self, published):
         before = published.tree()

@@ -1,12 +1,11 @@
 """The whole pipeline as its users run it: doit in a process of its own, against a Jenkins."""
 
-import os
 import signal
-import time
 
 import pytest
-from jenkins.faults import Hang
 from sites import Site, build, configuration, files, matrix, passes, wait_for
+
+from jenkins.faults import Hang
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 GATED = '[jenkins.gate]\njob = "test-image"\nscope = "{scope}"\n'

@@ -464,7 +464,7 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("rules.lxc_min_level", "10", "expected int <= 9 (10)"),
         ("rules.lxc_user_min_level", "0", "expected int >= 1 (0)"),
         ("rules.clients", "'incus'", "expected array, got str ('incus')"),
-        ("rules.clients", "['incuss']", "invalid enum value 'incuss'"),
+        ("rules.clients", "['incuss']", "invalid enum value 'incuss'; known are 'incus', 'lxd'"),
         ("mirror.name", "''", "must be made of letters, digits, '.', '_' and '-' ('')"),
         ("mirror.name", "'a/b'", "must be made of letters, digits, '.', '_' and '-' ('a/b')"),
         ("mirror.name", "'-a'", "must be made of letters, digits, '.', '_' and '-' ('-a')"),
@@ -492,6 +492,21 @@ def test_faults_of_values(config: Config, where: str, value: str, fault: str) ->
     told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
     numbered = next((told[start] for start in told if value.startswith(start)), numbered)
     assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)
+
+
+@pytest.mark.parametrize("field", ["aliases", "variant_aliases"])
+@pytest.mark.parametrize(
+    "alias", ["a b", " a", "a ", "a,b", "a\\t", "-a", ".a", "/a", "a/", "a//b", "ä", "a:b"]
+)
+def test_an_alias_that_clients_could_not_use(config: Config, field: str, alias: str) -> None:
+    text = f'{SITE}{SIGNING}[[rules]]\nmatch = "a"\n{field} = ["good", "{alias}"]'
+    assert config.faults(text) == (f"publish.toml: rules[1].{field}: must be a name like debian/12",)
+
+
+@pytest.mark.parametrize("alias", ["a", "debian/12", "a/b/c", "0", "a.b-c_d+e~f", "a/.b"])
+def test_an_alias(config: Config, alias: str) -> None:
+    (rule,) = config.read(f"{SITE}{SIGNING}[[rules]]\nmatch = 'a'\naliases = ['{alias}']").rules
+    assert rule.aliases == (alias,)
 
 
 def test_many_faults_are_told_at_once(config: Config) -> None:
@@ -679,6 +694,20 @@ def test_what_names_a_key_of_gpg(key: str, expected: bool) -> None:
     assert Signing(key=key).is_fingerprint is expected
 
 
+@pytest.mark.parametrize(
+    ("key", "backend", "expected"),
+    [
+        (FINGERPRINT, "auto", True),
+        (FINGERPRINT, "gpg", True),
+        (FINGERPRINT, "sequoia", False),
+        ("key.asc", "auto", False),
+        ("key.asc", "sequoia", False),
+    ],
+)
+def test_who_signs(key: str, backend: str, expected: bool) -> None:
+    assert Signing(key=key, backend=backend).uses_gpg is expected
+
+
 @pytest.mark.parametrize("backend", ["auto", "gpg"])
 def test_a_fingerprint_is_no_path(config: Config, backend: str) -> None:
     text = f'{SITE}[signing]\nkey = "{FINGERPRINT}"\nbackend = "{backend}"'
@@ -755,3 +784,35 @@ def test_which_mirrors_are_elsewhere(config: Config, url: str, expected: bool) -
     assert is_remote(url) is expected
     (mirror,) = config.read(f"{SITE}{SIGNING}[[mirror]]\nname = 'a'\nurl = '{url}'").mirror
     assert mirror.url == (url if expected else str(config.base / "etc" / url))
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("root", "site.root {base}/etc/root"),
+        ("root/", "site.root {base}/etc/root"),
+        ("root/site/public", "site.root {base}/etc/root"),
+        ("root/latest", "site.root {base}/etc/root"),
+        (".", "site.root {base}/etc/root"),
+        ("link", "site.root {base}/etc/root"),
+        ("x/../root", "site.root {base}/etc/root"),
+        ("../clone", "the checkout {base}/clone"),
+        ("../clone/x", "the checkout {base}/clone"),
+    ],
+)
+def test_a_mirror_must_not_touch_what_is_ours(config: Config, url: str, what: str) -> None:
+    """Rsync would delete it: the site does not know it, and its site-id is right there."""
+    (config.base / "etc/root").mkdir(parents=True)
+    (config.base / "etc/link").symlink_to("root")
+    assert config.faults(f"{SITE}{SIGNING}[[mirror]]\nname = 'eu'\nurl = '{url}'") == (
+        f"publish.toml: mirror 'eu': url: {config.base / 'etc' / url} and {what.format(base=config.base)} must lie apart",
+    )
+
+
+def test_a_mirror_above_both(config: Config) -> None:
+    assert len(config.faults(f"{SITE}{SIGNING}[[mirror]]\nname = 'eu'\nurl = '..'")) == 2
+
+
+@pytest.mark.parametrize("url", ["root2", "../root", "../clone2", "host:root"])
+def test_a_mirror_beside_the_site(config: Config, url: str) -> None:
+    assert config.read(f"{SITE}{SIGNING}[[mirror]]\nname = 'eu'\nurl = '{url}'").mirror
