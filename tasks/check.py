@@ -86,10 +86,10 @@ def check_metadata(path: Path, product: Product) -> None:
     created = metadata.get("creation_date")
     if not isinstance(created, int) or isinstance(created, bool) or not 0 < created < 1 << 63:
         raise ImageRejected(f"{path.name}: metadata.yaml has no creation_date in seconds")
-    if canonical_arch(arch) is None or canonical_arch(arch) != canonical_arch(product.arch):
-        raise ImageRejected(
-            f"{path.name}: architecture {arch[:40]!r} does not fit the product's {product.arch}"
-        )
+    if canonical_arch(arch) is None:
+        raise ImageRejected(f"{path.name}: no client knows the architecture {arch[:40]!r}")
+    if canonical_arch(arch) != canonical_arch(product.arch):
+        raise ImageRejected(f"{path.name}: architecture {arch[:40]!r} is not the product's {product.arch}")
 
 
 def check_meta(path: Path) -> None:

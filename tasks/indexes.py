@@ -19,7 +19,7 @@ from tasks.settings import Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Quarantine, load, load_all, save
 
-SHOWN = 20  # faults named before the rest is only counted
+SHOWN = 10  # faults named before the rest is only counted
 
 
 def collect(layout: Layout, settings: Settings, *, allow_shrink: bool) -> str:
@@ -74,7 +74,9 @@ def write_streams(
         index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
         changed |= _stream(directory / streams.INDEX, index, signed, by)
     twins = duplicates(images)
-    notes = [f"; rule {rule!r} matches no product" for rule in idle(images, rules)]
+    dead = idle(images, rules)
+    named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
+    notes = [f"; no product for {len(dead)} of {len(rules)} rules: {named}"] if dead else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return f"{len(names)} products" + ("" if changed else ", no byte changed") + "".join(notes)
 

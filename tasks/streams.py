@@ -33,12 +33,15 @@ INDEX, IMAGES = "index.json", "images.json"
 def images_json(
     images: Iterable[Image], rules: Iterable[Rule], kept: Mapping[str, Json] = NOTHING
 ) -> dict[str, Json]:
-    """The products file, with ``kept`` products as they are; repeated fingerprints are left out."""
+    """The products file, with ``kept`` products as they are.
+
+    Left out are images for LXC alone, which have no metadata, and repeated fingerprints.
+    """
     images, rules = tuple(images), tuple(rules)
     twins = duplicates(images)
     lines: dict[Product, list[Image]] = {}
     for image in images:
-        if image.path not in twins:
+        if image.fingerprints and image.path not in twins:
             lines.setdefault(image.product, []).append(image)
     return {
         "content_id": "images",

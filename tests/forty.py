@@ -48,7 +48,7 @@ PRODUCTS: Mapping[str, Mapping[str, Any]] = {
     "funtoo/current/amd64/default": BOX,  # only ever failed, then builds
     "funtoo/current/arm64/default": BOX,  # never built
     "gentoo/current/amd64/systemd": BOX,
-    "kali/current/amd64/default": BOX,  # of a matrix without a release
+    "kali/current/amd64/default": BOX,  # of a matrix without the axis of the release
     "mint/virginia/amd64/desktop-cinnamon": ALL,
     "nixos/25.11/amd64/default": ALL,
     "openeuler/24.03/amd64/default": ALL,
@@ -90,7 +90,7 @@ UNSTABLE = Image("mint/virginia/amd64/desktop-cinnamon", night(2))
 NO_SERIAL = Image("nixos/25.11/amd64/default", night(2))
 NO_COLON = Image("void/current/amd64/musl", "20260102_0742")
 NO_DATE = Image("void/current/amd64/musl", "2026-01-03_07:42")
-LATE = Image("gentoo/current/amd64/systemd", "20990101_07:42")  # the clock of the agent was ahead
+LATE = Image("gentoo/current/amd64/systemd", "20990101_07:42")  # the clock of its machine was ahead
 EARLY = Image("centos-stream/9/amd64/default", "20251231_07:42")  # and here behind
 BROKEN = Image("sabayon/current/amd64/default", night(2))  # rootfs.squashfs is an error page
 TWICE = Image("amazonlinux/2/amd64/default", night(2))  # two artifacts of one name
