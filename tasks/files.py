@@ -125,6 +125,13 @@ def remove_empty(directory: Path, top: Path) -> None:
         directory = directory.parent
 
 
+def sweep(directory: Path, trash: Path) -> None:
+    """Remove what a killed run left unfinished in a directory."""
+    with disk("sweep"):
+        for path in directory.glob(f"{TEMPORARY}*"):
+            remove(path, trash)
+
+
 def clear(directory: Path) -> None:
     """Empty a directory of our own work files, making it where missing."""
     with disk("clear"):

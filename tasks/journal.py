@@ -51,10 +51,14 @@ class Journal:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
-        db.executescript(
-            "pragma journal_mode=wal; pragma synchronous=normal;"
-            "create table if not exists doit (task text primary key, data text) without rowid"
-        )
+        try:
+            db.executescript(
+                "pragma journal_mode=wal; pragma synchronous=normal;"
+                "create table if not exists doit (task text primary key, data text) without rowid"
+            )
+        except sqlite3.Error:
+            db.close()
+            raise
         return db
 
     def _row(self, task: str, *, fresh: bool) -> Row | None:

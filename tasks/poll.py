@@ -100,6 +100,7 @@ class _Poll:
         self._products: set[Product] = set()
         self._moved = list[Product]()
         self._pipelines: list[Pipeline] = []
+        self._fitting = False  # whether any job is an image job
 
     def run(self, job: str) -> "_Poll":
         """Ask, choose, and write the wishes; raises JenkinsError."""
@@ -117,6 +118,9 @@ class _Poll:
             jobs = self._named(api.parse_jobs(answer))
         gate = self._gate()
         offers, pipelines = self._sort(jobs)
+        if not job and not self._fitting:
+            patterns = ", ".join(self._settings.jobs)
+            self._troubled["jenkins.jobs"] = f"no job here is called {patterns}; see jenkins.folder and .view"
         wanted = [(offer, build) for offer in offers if (build := self._choose(offer, gate))]
         together(lambda one: self._wish(*one), wanted, settings.downloads)
         found = together(lambda one: self._pipeline(one, gate), pipelines, settings.downloads)
@@ -190,6 +194,7 @@ class _Poll:
             os = os_of(name, self._settings.jobs)
             if os is None or job.jobs is not None or (gate and name == gate.job):
                 continue
+            self._fitting = True
             if not name.isprintable():
                 self._notes.append(f"{name!r} cannot be part of a product's name; left out")
                 continue
@@ -209,9 +214,6 @@ class _Poll:
                 offers.append(
                     Offer(product=product, job=name, configuration=configuration.name, builds=builds)
                 )
-        if not offers and not self._pipelines and not self._notes:
-            patterns = ", ".join(self._settings.jobs)
-            self._troubled["jenkins.jobs"] = f"no job here is called {patterns}; see jenkins.folder and .view"
         merged, contested = merge(offers)
         self._notes += contested
         return merged, self._pipelines

@@ -230,6 +230,7 @@ class Run:
         counters = self.layout.state / "polls.json"
         seen = (load(counters, Polls) or Polls()).begun
         self.lock()
+        files.sweep(self.layout.snapshots, self.layout.staging)
         files.clear(self.layout.staging)
         known = load(counters, Polls) or Polls()
         if not options.job and known.done > seen:

@@ -150,7 +150,9 @@ def publish_signed(path: Path, data: bytes, by: Signer, suffix: str) -> bool:
 def _first(error: Exception) -> str:
     """Pysequoia's message without the Rust backtrace; a wrong passphrase reads «unexpected EOF»."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    if "unexpected EOF" in line:
+    if "not encrypted" in line:
+        return "it has no passphrase; remove signing.passphrase_file and PUBLISH_SIGNING_PASSPHRASE"
+    if "unexpected EOF" in line or "Malformed MPI" in line:  # what a wrong key decrypts to is random
         return "wrong passphrase?"
     if "material is encrypted" in line:
         return "it has a passphrase: signing.passphrase_file or PUBLISH_SIGNING_PASSPHRASE"

@@ -28,8 +28,7 @@ def snapshot(layout: Layout, now: datetime) -> str:
     name = _new_name(layout, now)
     unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
     with files.disk("freeze"):
-        if unfinished.exists():
-            files.remove(unfinished, layout.staging)
+        files.sweep(layout.snapshots, layout.staging)
         layout.snapshots.mkdir(parents=True, exist_ok=True)
         files.link_tree(layout.public, unfinished / "public")
         unfinished.chmod(0o755)

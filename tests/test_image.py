@@ -14,13 +14,20 @@ from reference import PAIRS
 
 from tasks.errors import TreeError
 from tasks.image import (
+    _CANONICAL,
     DISK,
     INCUS,
+    LOG,
     LXD,
     META,
+    METADATA,
     ROOT_TAR,
+    ROOTS,
+    SERIAL,
+    SOURCE,
     SQUASHFS,
     STORED,
+    SUMS,
     File,
     Image,
     Kind,
@@ -32,7 +39,7 @@ from tasks.image import (
     serial_time,
     sums,
 )
-from tasks.state import encode, load
+from tasks.state import encode, load, load_all
 
 HEX = "0123456789abcdef" * 4
 WORD = string.ascii_letters + string.digits
@@ -135,6 +142,17 @@ def test_a_product_from_outside_is_checked_too() -> None:
 
 
 # Images
+
+
+def test_the_names_of_all_files() -> None:
+    """Clients, mirrors and old trees know them; they are never to change."""
+    assert " ".join(STORED) == (
+        "incus.tar.xz lxd.tar.xz meta.tar.xz rootfs.squashfs rootfs.tar.xz disk.qcow2 image.yaml"
+    )
+    assert (SERIAL, LOG, SUMS, SOURCE) == ("serial", "build.log", "SHA256SUMS", "source.json")
+    assert " ".join(METADATA) == "incus.tar.xz lxd.tar.xz"
+    assert " ".join(ROOTS) == "rootfs.squashfs rootfs.tar.xz disk.qcow2"
+    assert [str(kind) for kind in Kind] == ["container", "VM", "LXC"]
 
 
 def image(*names: str) -> Image:
@@ -287,8 +305,13 @@ def test_the_architectures_of_incus(canonical: str, names: str) -> None:
     assert {canonical_arch(name) for name in (canonical, *names.split())} == {canonical}
 
 
+def test_no_name_stands_for_two_architectures() -> None:
+    assert len(_CANONICAL) == 43
+    assert set(_CANONICAL.values()) <= _CANONICAL.keys()
+
+
 @pytest.mark.parametrize(
-    "name", ["", "all", "any", "AMD64", "x86-64", "arm64 ", "sparc", "x86_64_v5", "None"]
+    "name", ["", "Z", "all", "any", "AMD64", "x86-64", "arm64 ", "sparc", "x86_64_v5", "None"]
 )
 def test_other_architectures_are_unknown(name: str) -> None:
     assert canonical_arch(name) is None
@@ -352,3 +375,21 @@ def test_a_record_of_a_later_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     path.write_bytes(b'{"size": 1, "sha256": "x", "mtime": 5}')
     assert load(path, File) == File(1, "x")
+
+
+def test_all_records_of_a_directory_in_the_order_of_their_names(tmp_path: Path) -> None:
+    assert list(load_all(tmp_path / "missing", File)) == []
+    for size, name in enumerate(("c", "a", "d", "b")):
+        (tmp_path / f"{name}.json").write_bytes(encode(File(size, name)))
+    (tmp_path / ".tmp-e.json").write_bytes(b"{")
+    (tmp_path / "f.txt").write_bytes(b"{")
+    assert [file.sha256 for file in load_all(tmp_path, File)] == ["a", "b", "c", "d"]
+    lazily = load_all(tmp_path, File)
+    next(lazily)
+    (tmp_path / "c.json").unlink()
+    assert [file.sha256 for file in lazily] == ["b", "d"]
+    (tmp_path / "b.json").write_bytes(b"{")
+    with pytest.raises(TreeError) as caught:
+        list(load_all(tmp_path, File))
+    path = tmp_path / "b.json"
+    assert str(caught.value) == f"{path} is damaged (Input data was truncated); remove it and publish again"

@@ -974,6 +974,19 @@ class TestTrouble:
         three.poll()
         assert three.offers.failed == ""
 
+    def test_no_image_job_at_all_is_a_fault_of_the_settings(self, site):
+        site.server.ci.freestyle("housekeeping")
+        site.poll()
+        assert site.offers.troubled == {
+            "jenkins.jobs": "no job here is called image-*; see jenkins.folder and .view"
+        }
+
+    @pytest.mark.parametrize("job", ["", "image-tiny"])
+    def test_a_job_without_configurations_is_a_job(self, site, job):
+        site.server.ci.matrix("image-tiny", AXES, only=[])
+        site.poll(job)
+        assert site.offers.troubled == {}
+
     def test_what_was_known_stays_known_when_jenkins_is_away(self, three):
         gate = Gate(job="test-image")
         passes(three.server.ci, three.server.ci.job("image-tiny").builds[1], three.server.url)
