@@ -7,6 +7,8 @@ What is read of it (all of it GET; hudson.model.* of jenkinsci/jenkins exports t
 * ``<gate>/api/json?tree=allBuilds[..]`` which builds the test job passed
 * ``<build>/artifact/<path>``            the files, by build number, never through a permalink
 
-api (pure) knows the shapes, client the transport; standin, controller, treequery and faults are a
-Jenkins to try and test against; samples makes small valid images for it.
+api (pure) knows the shapes, client the transport, errors what can go wrong between. The rest is a
+Jenkins to try and test against: controller and jobs (what it knows), exports and treequery (how it
+shows that), artifacts (how it serves files), wire and standin (the server), faults (how it fails);
+samples, with squashfs, qcow2 and xz, makes small valid images for it to have built.
 """

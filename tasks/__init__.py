@@ -1,7 +1,12 @@
 """imagepress, in reading order.
 
-Nouns (pure: data in, data out): image, policy, plan, catalogue, streams, lxcindex, proof.
-Verbs (act, one step of the pipeline each): poll, fetch, check, sign, make, collect, indexes,
-expose, snapshot, mirror, prune, report. Doors: files (disk), programs (processes).
-Rules: settings, errors. Glue to doit: runtime, journal, commands; demo is the built-in trial site.
+Nouns, pure, data in and data out: image (products, files, kinds), policy (the operator's rules), plan
+(which build a product should be at), catalogue (what is listed), streams and lxcindex (what clients
+read), proof (what clients would stumble over), errors.
+Verbs, which act, one step of the pipeline each: poll, make (an image's road: fetch, check), prune,
+indexes (collect, write, prove), snapshot, mirror, report.
+Doors to the world: files (disk), programs (processes), threads, sign (OpenPGP), state (the records
+in the state directory), layout (where everything lies), settings (publish.toml).
+Glue to doit: runtime (what one run knows), reporter (what it prints, and its exit code), journal
+(doit's database), commands; demo is the built-in trial site.
 """

@@ -143,6 +143,8 @@ def test_a_build_that_has_nothing_yet(lists: dict) -> None:
     assert found == BuildDetail(number=7, building=True)
     assert (found.timestamp, found.in_progress) == (0, False)
     assert api.parse_build(b'{"number": 7, "inProgress": true}').in_progress is True
+    assert api.parse_build(b'{"number": 7}').building is False
+    assert api.parse_tests(b'{"allBuilds": [{}]}')[0].building is False
     assert api.parse_job(b'{"name": "a", "builds": [{"number": 7}]}').builds == (
         Build(7, None, 0, None, False),
     )

@@ -127,6 +127,20 @@ class _Short:
         wire.hang_up()
 
 
+class _Tiring:
+    """Nearly all of it at once, the rest byte by byte."""
+
+    def play(self, wire, answer):
+        reply = answer()
+        with reply.body:
+            wire.head(reply)
+            body = b"".join(reply.blocks())
+        wire.put(body[:-60], "length")
+        for byte in body[-60:]:
+            wire.server.stopped.wait(0.05)
+            wire.put(bytes([byte]), "length")
+
+
 class TestJson:
     def test_the_body_of_one_request_with_the_tree_in_it(self, client, server):
         assert client.json("job/image", "name,builds[number]{0,5}").endswith(
@@ -458,7 +472,7 @@ class TestDownload:
 
     def test_who_is_told_to_stop_does_not_try_again(self, client, server):
         client.stopped.set()
-        server.faults.add("/artifact/", Cut(1000), times=None)
+        server.faults.add("/artifact/", Cut(0), times=None)
         failure(client)
         assert len(server.requests) == 1
 
@@ -500,6 +514,11 @@ class TestDownload:
         client.patience = 0.3
         assert "slower than 1024 bytes a second" in failure(client)
         assert len(server.requests) == 1
+
+    def test_a_server_that_begins_to_drip_is_given_up(self, client, server):
+        server.faults.add("/artifact/", _Tiring(), times=None)
+        client.patience = 0.2
+        assert "slower than 1024 bytes a second" in failure(client)
 
     def test_a_slow_server_is_waited_for(self, client, server):
         server.faults.add("/artifact/", Drip(size=50_000, pause=0.05), times=None)

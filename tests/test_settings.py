@@ -816,3 +816,33 @@ def test_a_mirror_above_both(config: Config) -> None:
 @pytest.mark.parametrize("url", ["root2", "../root", "../clone2", "host:root"])
 def test_a_mirror_beside_the_site(config: Config, url: str) -> None:
     assert config.read(f"{SITE}{SIGNING}[[mirror]]\nname = 'eu'\nurl = '{url}'").mirror
+
+
+def test_mirrors_of_one_name_are_told_in_their_order(config: Config) -> None:
+    rows = "".join(f"[[mirror]]\nname = '{name}'\nurl = 'm'\n" for name in "cabxcab")
+    assert config.faults(SITE + SIGNING + rows) == tuple(
+        f"publish.toml: mirror: two mirrors are called {name!r}; names must differ" for name in "abc"
+    )
+
+
+@pytest.mark.parametrize("root", ["../clone", "../clone/x", "..", "link", "link/x"])
+def test_the_site_must_not_touch_the_checkout(config: Config, root: str) -> None:
+    (config.base / "etc").mkdir()
+    (config.base / "etc/link").symlink_to("../clone")
+    where = config.base / "etc" / root
+    assert config.faults(f'[site]\nroot = "{root}"\n{SIGNING}') == (
+        f"publish.toml: site.root: {where} and the checkout {config.clone} must lie apart",
+    )
+
+
+def test_the_site_must_not_touch_a_checkout_behind_a_link(config: Config) -> None:
+    config.read(SITE + SIGNING)
+    (config.base / "link").symlink_to("clone")
+    (config.base / "etc/publish.toml").write_text(f'[site]\nroot = "../clone"\n{SIGNING}')
+    with pytest.raises(SettingsError, match="must lie apart"):
+        settings.read(config.base / "etc/publish.toml", config.base / "link")
+
+
+def test_a_path_at_home(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(config.base / "home"))
+    assert config.read(f'[site]\nroot = "~/images"\n{SIGNING}').site.root == config.base / "home/images"

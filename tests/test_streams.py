@@ -302,6 +302,12 @@ def test_kept_products_are_listed_as_they_are() -> None:
     assert text(images_json([image("huge/1/amd64/x")], (), kept)).index(b"gone") < 200, "sorted like the rest"
 
 
+def test_what_is_for_lxc_alone_is_not_listed() -> None:
+    images = [image(serial=serial(1)), image(serial=serial(2), files=LXC), image("huge/1/amd64/x", files=LXC)]
+    (product,) = images_json(images, ())["products"].values()
+    assert list(product["versions"]) == [serial(1)]
+
+
 @pytest.mark.parametrize("suffix", ["json", "sjson"])
 def test_the_index(suffix: str) -> None:
     assert index_json(iter(["b", "a"]), suffix) == {
