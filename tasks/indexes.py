@@ -11,13 +11,13 @@ from pathlib import Path
 from tasks import files, lxcindex, streams
 from tasks.catalogue import Catalogue, catalogue, duplicates
 from tasks.errors import ProofError, TreeError
-from tasks.image import Image
+from tasks.image import Image, Product
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import matches
 from tasks.proof import METADATA, Fault, prove_lxc, prove_streams
 from tasks.settings import Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
-from tasks.state import NONE, Ledger, Quarantine, load, load_all, save
+from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
 
 SHOWN = 10  # faults named before the rest is only counted
 
@@ -74,16 +74,18 @@ def write_streams(
         index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
         changed |= _stream(directory / streams.INDEX, index, signed, by)
     twins = duplicates(images)
-    dead = idle(images, rules)
+    dead = idle(layout, images, rules)
     named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
     notes = [f"; no product for {len(dead)} of {len(rules)} rules: {named}"] if dead else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return f"{len(names)} products" + ("" if changed else ", no byte changed") + "".join(notes)
 
 
-def idle(images: Iterable[Image], rules: Iterable[Rule]) -> list[str]:
-    """The rules that speak of no product that is listed: mistyped, or of yesterday."""
-    products = {image.product for image in images}
+def idle(layout: Layout, images: Iterable[Image], rules: Iterable[Rule]) -> list[str]:
+    """The rules that speak of no product, listed or still held: mistyped, or of yesterday."""
+    offers = load(layout.offers, Offers) or Offers()
+    held = [name for name in (*offers.held, *offers.waiting) if name.count("/") == 3]  # noqa: PLR2004 - no job
+    products = {image.product for image in images} | {Product.parse(name) for name in held}
     return [rule.match for rule in rules if not any(matches(rule.match, product) for product in products)]
 
 

@@ -1,5 +1,6 @@
 """The whole pipeline as its users run it: doit in a process of its own, against a Jenkins."""
 
+import shutil
 import signal
 
 import pytest
@@ -245,4 +246,58 @@ def test_sigterm_ends_with_143_and_keeps_finished_images(three: Site) -> None:
     three.publish()
     assert finished.items() <= three.tree("site").items()
     assert not three.server.count(r"architecture=amd64,release=1.*/artifact/")
+    assert len(three.products()) == 3
+
+
+@pytest.mark.parametrize("loss", ["forget", "clean", "database", "state", "ledger", "garbage"])
+def test_what_the_publisher_forgets_costs_no_download(three: Site, loss: str) -> None:
+    three.publish()
+    before = three.tree()
+    state = three.root / "state"
+    if loss == "forget":
+        assert three.doit("forget", "--all").code == 0
+    elif loss == "clean":
+        assert three.doit("clean", "-a").code == 0
+    elif loss == "database":
+        (state / "doit.db").unlink()
+    elif loss == "garbage":
+        (state / "doit.db").write_bytes(b"no database" * 1000)
+    else:
+        shutil.rmtree(state / "ledger" if loss == "ledger" else state)
+    three.server.clear()
+    result = three.publish()
+    assert not three.server.count("/artifact/")
+    assert three.tree() == before
+    assert "Traceback" not in result.out + result.err
+    assert three.publish().executed == ["poll"]
+
+
+def test_a_damaged_record_is_named_in_one_line(three: Site) -> None:
+    three.publish()
+    damaged = three.root / "state/ledger/tiny:1:amd64:default.json"
+    damaged.write_text('{"product"')
+    result = three.publish(code=2)
+    assert f"ERROR: {damaged} is damaged" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert "nothing changed" not in result.out
+    damaged.unlink()
+    assert "published" not in three.publish().out
+
+
+def test_a_site_that_cannot_be_made_is_named_in_one_line(site: Site) -> None:
+    (site.base / "root").write_text("a file")
+    matrix(site.ci, A)
+    result = site.publish(code=2)
+    assert "ERROR: cannot make" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_nobody_reading_the_output_stops_nothing(three: Site) -> None:
+    run = three.start("publish")
+    assert run.stdout is not None
+    run.stdout.close()
+    assert run.wait(timeout=60) == 0
+    assert run.stderr is not None
+    assert "Traceback" not in run.stderr.read()
+    run.stderr.close()
     assert len(three.products()) == 3

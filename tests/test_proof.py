@@ -467,14 +467,22 @@ def same_kind_of_another_root(tree: Tree) -> None:
         del tree.items(one, TINY)["disk.qcow2"]
 
 
-def disks_of_every_ftype(tree: Tree) -> None:
+def retype_disks(tree: Tree, **ftypes: str) -> None:
     same_kind(tree)
-    for key, ftype in ((TINY, "disk1.img"), (HUGE, "uefi1.img")):
+    for key, ftype in ftypes.items():
         for one in (OLD, NEW):
-            items = tree.items(one, key)
+            items = tree.items(one, {"tiny": TINY, "huge": HUGE}[key])
             mark = items["incus.tar.xz"].pop("combined_disk-kvm-img_sha256")
             items["incus.tar.xz"][f"combined_{ftype.replace('.', '-')}_sha256"] = mark
             items["disk.qcow2"]["ftype"] = ftype
+
+
+def disks_of_two_ftypes(tree: Tree) -> None:
+    retype_disks(tree, huge="uefi1.img")
+
+
+def disks_of_two_other_ftypes(tree: Tree) -> None:
+    retype_disks(tree, tiny="disk1.img", huge="uefi1.img")
 
 
 def within_one_product(tree: Tree) -> None:
@@ -498,7 +506,8 @@ CLASH = f"{TINY}: the alias 'x' belongs to {HUGE} already"
         (only_one_has_images, []),
         (same_kind, [CLASH]),
         (same_kind_of_another_root, [f"{ARM}: the alias 'x' belongs to {TINY} already"]),
-        (disks_of_every_ftype, [CLASH]),
+        (disks_of_two_ftypes, [CLASH]),
+        (disks_of_two_other_ftypes, [CLASH]),
         (same_arch_by_another_name, [CLASH]),
     ],
 )
