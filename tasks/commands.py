@@ -1,17 +1,19 @@
 """The operator's commands beside ``publish``, each a doit task (glue)."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 from doit import task_params
 
-from tasks import demo
+from tasks import demo, report, runtime
 from tasks.errors import SettingsError
 from tasks.image import Product
 from tasks.reporter import step
+from tasks.state import encode
 
-__all__ = ["task_demo_build"]
+__all__ = ["task_demo_build", "task_status"]
 
 CLONE = Path(__file__).parents[1]
 
@@ -52,3 +54,20 @@ def task_demo_build(product: str, damage: str, *, untested: bool) -> Iterator[di
         return demo.build(CLONE, wanted, damage, tested=not untested)  # type: ignore[arg-type]
 
     yield {"basename": "demo_build", "actions": step(act), "meta": {"lockless": True}}
+
+
+def task_status() -> dict[str, object]:
+    """How every product stands: newest serial, age, kinds, build, and what holds it; --json too."""
+
+    def act(json: bool, globs: list[str]) -> None:  # noqa: FBT001 - doit hands parameters by name
+        run = runtime.current()
+        rows = report.status(run.layout, globs, run.now)
+        text = encode(rows).decode() if json else "\n".join(report.table(rows)) + "\n"
+        sys.stdout.write(text)
+
+    return {
+        "actions": [(act,)],
+        "params": [{"name": "json", "long": "json", "type": bool, "default": False, "help": "for programs"}],
+        "pos_arg": "globs",
+        "meta": {"lockless": True},
+    }

@@ -26,6 +26,8 @@ class Codec(Protocol):
 class Journal:
     """The back-end interface of doit.dependency.DbmDB over SQLite in WAL mode."""
 
+    read_only = False  # set for commands that must leave no trace
+
     def __init__(self, name: str, codec: Codec, *, module_name: str | None = None) -> None:
         del module_name  # of doit's dbm back end
         self.name, self._codec = name, codec
@@ -37,7 +39,10 @@ class Journal:
     def _open(self) -> sqlite3.Connection:
         """Connect at the first use; a command that only reads must not need the right to write."""
         if self._db is None:
-            Path(self.name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.read_only:
+                self.name = ":memory:"
+            else:
+                Path(self.name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
                 self._db = self._connect()
             except sqlite3.DatabaseError as error:

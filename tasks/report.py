@@ -1,9 +1,13 @@
 """What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+import msgspec
 
 from tasks.catalogue import Catalogue
-from tasks.image import Image
+from tasks.image import Image, serial_time
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
@@ -80,3 +84,74 @@ def _some(label: str, lines: Iterable[str]) -> list[str]:
     every = [f"{label}: {line}" for line in lines]
     more = [f"{label}: and {len(every) - SHOWN} more"] if len(every) > SHOWN else []
     return every[:SHOWN] + more
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How one product stands."""
+
+    product: str
+    serial: str = ""  # of its newest image, "" when there is none
+    age_hours: int | None = None
+    kinds: tuple[str, ...] = ()
+    build: str = ""  # that the newest image came from
+    images: int = 0  # listed
+    held: str = ""  # why not a newer build
+    failed: str = ""  # why the wished build is not published
+
+
+def status(layout: Layout, globs: Iterable[str], now: datetime) -> list[Status]:
+    """Every product that is known, in order of its name; those that a glob matches, where there are any."""
+    offers = load(layout.offers, Offers) or Offers()
+    failures = {one.product.name: one for one in load_all(layout.state / "failures", Failure)}
+    listed: dict[str, list[Image]] = {}
+    for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
+        listed.setdefault(image.product.name, []).append(image)
+    names = {*listed, *failures, *offers.held, *offers.troubled, *offers.waiting}
+    wanted = list(globs) or ["*"]
+    return [
+        _status(name, listed.get(name, []), failures.get(name), offers, now)
+        for name in sorted(names)
+        if any(fnmatchcase(name, glob) for glob in wanted)
+    ]
+
+
+def _status(name: str, images: list[Image], failure: Failure | None, offers: Offers, now: datetime) -> Status:
+    failed = f"{failure.build}: {failure.reason}" if failure else offers.troubled.get(name, "")
+    held = "never built" if name in offers.waiting else offers.held.get(name, "")
+    if not images:
+        return Status(product=name, held=held, failed=failed)
+    newest = images[-1]
+    return Status(
+        product=name,
+        serial=newest.serial,
+        age_hours=int((now - serial_time(newest.serial)).total_seconds() // 3600),
+        kinds=tuple(sorted(newest.kinds)),
+        build=f"{newest.source.job} #{newest.source.number}",
+        images=len(images),
+        held=held,
+        failed=failed,
+    )
+
+
+def table(rows: Sequence[Status]) -> list[str]:
+    """Statuses for people: aligned columns, then what is wrong, indented."""
+    cells = [
+        (
+            one.product,
+            one.serial or "-",
+            "-" if one.age_hours is None else _age(one.age_hours),
+            ", ".join(one.kinds) or "-",
+            one.build or "-",
+        )
+        for one in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row, one in zip(cells, rows, strict=True):
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines += [f"    {what}: {why}" for what, why in (("held", one.held), ("failed", one.failed)) if why]
+    return lines or ["no product is known yet"]
+
+
+def _age(hours: int) -> str:
+    return f"{hours} h" if hours < 48 else f"{hours // 24} d"  # noqa: PLR2004 - two days

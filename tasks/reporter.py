@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from doit.exceptions import BaseFail, TaskError, TaskFailed, UnmetDependency
+from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed, UnmetDependency
 
 from tasks import files
 from tasks.errors import PublishError, SettingsError
@@ -109,7 +109,10 @@ class Reporter:
     def execute_task(self, task: Any) -> None:  # noqa: ANN401 - doit has no types
         """A step that writes must hold the lock."""
         if task.actions and task.name not in FREE and not (task.meta or {}).get("lockless"):
-            self.run.lock()
+            try:
+                self.run.lock()
+            except PublishError as error:
+                raise InvalidTask(f"ERROR: {error}") from None
 
     def add_success(self, task: Any) -> None:  # noqa: ANN401
         """Show what a step says it did."""

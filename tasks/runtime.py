@@ -24,6 +24,7 @@ from doit.exceptions import (
 from tasks import demo, files, indexes, prune, report, settings
 from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image
+from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.mirror import is_current, push
 from tasks.plan import Wish
@@ -45,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allow_shrink: bool = False
 
 
+READ_ONLY = frozenset({"status"})  # commands for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 OPTIONS = [
@@ -118,6 +120,7 @@ class Run:
         except SettingsError as error:
             raise InvalidDodoFile(str(error)) from None
         self.layout = Layout(self.settings.site.root)
+        _RUNS.append(self)
 
     @property
     def now(self) -> datetime:
@@ -134,13 +137,17 @@ class Run:
             raise InvalidCommand(
                 f"signing.key: {signing.key} is neither a file nor a fingerprint without blanks"
             )
+        if READ_ONLY.issuperset(self.selected):
+            Journal.read_only = True
+            return
         with files.disk("make"):
             self.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def lock(self) -> int:
         """Take the site's lock, waiting for another run to end; the descriptor to hand to children."""
         if self._lock is None:
-            handle = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with files.disk("open the lock"):
+                handle = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -349,6 +356,14 @@ class Run:
         lines += report.published(self.published)
         lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
         return lines + (demo.farewell(self.clone, self.layout) if self.is_demo else [])
+
+
+_RUNS: list[Run] = []
+
+
+def current() -> Run:
+    """The run of this process, for the commands that dodo.py imports before it makes one."""
+    return _RUNS[-1]
 
 
 def inside_own_build(job: str, build: int, environment: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from jenkins.jobs import Build, Files
 from jenkins.standin import Standin
 from tasks.errors import ImageRejected, TreeError, UpstreamError
 from tasks.fetch import Fetcher, Hashed, Staged, fetch, sort_artifacts
-from tasks.image import Product
+from tasks.image import File, Product
 from tasks.plan import Wish
 
 TINY = Product("tiny", "1", "amd64", "default")
@@ -155,9 +155,10 @@ class TestOnePass:
 
     def test_a_resumed_file_has_the_hashes_of_the_whole(self, ci, load, server):
         content = files("tiny/1/amd64/default", payload=bytes(range(256)) * 200)
+        build = built(ci, content, fingerprint=False)
         server.faults.add("rootfs.squashfs", Cut(1000))
         server.faults.add("incus.tar.xz", Cut(10, "chunked"))
-        staged = load(built(ci, content))
+        staged = load(build)
         assert staged.files["rootfs.squashfs"].sha256 == sha256(content["rootfs.squashfs"]).hexdigest()
         assert (
             staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"]
@@ -166,13 +167,19 @@ class TestOnePass:
         assert (staged.directory / "rootfs.squashfs").read_bytes() == content["rootfs.squashfs"]
         assert asked(server).count("rootfs.squashfs") == 2
 
-    def test_a_file_begun_again_has_the_hashes_of_the_second_one_alone(self, ci, load, server):
+    @pytest.mark.parametrize("size", [500, 5000, 50_000])
+    def test_a_file_begun_again_is_the_second_one_alone(self, ci, load, server, size):
         content = files("tiny/1/amd64/default", payload=bytes(range(256)) * 200)
+        build, other = built(ci, content, fingerprint=False), bytes(range(255, -1, -1)) * 200
         server.faults.add("rootfs.squashfs", Cut(1000))
-        server.faults.add("rootfs.squashfs", Status(200, {}, content["rootfs.squashfs"]), first=2)
-        staged = load(built(ci, content))
-        assert staged.files["rootfs.squashfs"].sha256 == sha256(content["rootfs.squashfs"]).hexdigest()
-        assert (staged.directory / "rootfs.squashfs").read_bytes() == content["rootfs.squashfs"]
+        server.faults.add("rootfs.squashfs", Status(200, {}, other[:size]), first=2)
+        staged = load(build)
+        assert staged.files["rootfs.squashfs"] == File(size, sha256(other[:size]).hexdigest())
+        assert (
+            staged.fingerprints["incus.tar.xz"]["rootfs.squashfs"]
+            == sha256(content["incus.tar.xz"] + other[:size]).hexdigest()
+        )
+        assert (staged.directory / "rootfs.squashfs").read_bytes() == other[:size]
 
     def test_the_console_log_is_fetched_when_asked_for(self, ci, load):
         staged = load(built(ci, files("tiny/1/amd64/default"), log="cc -o x\n"), log=True)
