@@ -32,7 +32,8 @@ STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, DEFINITION)
 # A component of a product becomes a directory, a URL, a doit task and a field of the LXC index:
 # no separator of any of these, and no leading dot or dash.
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
-_SERIAL = re.compile(r"\d{8}_\d{2}:\d{2}")
+_SERIAL = re.compile(r"[0-9]{8}_[0-9]{2}:[0-9]{2}")
+_LONGEST = 240  # bytes of a key: with a suffix it is a file name, which ends at 255
 
 
 class Kind(StrEnum):
@@ -56,6 +57,8 @@ class Product(msgspec.Struct, frozen=True, order=True):
         for component in (self.os, self.release, self.arch, self.variant):
             if not _COMPONENT.fullmatch(component):
                 raise ValueError(f"{component!r} cannot be part of a product's name")
+        if len(self.key) > _LONGEST:
+            raise ValueError(f"{self.name!r} is too long for a product's name")
 
     @classmethod
     def parse(cls, name: str) -> Self:

@@ -7,7 +7,6 @@ a lower number) takes it back, because absence there means rotation far more oft
 
 import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -92,8 +91,8 @@ def os_of(job: str, patterns: Iterable[str]) -> str | None:
     name = job.rsplit("/", 1)[-1]
     for pattern in patterns:
         before, _, after = pattern.partition("*")
-        if fnmatchcase(name, pattern) and len(name) > len(before) + len(after):
-            return name[len(before) : len(name) - len(after) or None]
+        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after):
+            return name[len(before) : len(name) - len(after)]
     return None
 
 
@@ -188,5 +187,5 @@ def merge(offers: Iterable[Offer]) -> tuple[list[Offer], list[str]]:
     return [best[p] for p in sorted(best)], [f"{p.name}: {notes[p]}" for p in sorted(notes)]
 
 
-def _freshness(offer: Offer) -> tuple[int, str]:
-    return (offer.builds[0].timestamp if offer.builds else -1, offer.configuration)
+def _freshness(offer: Offer) -> tuple[int, str, str]:
+    return (offer.builds[0].timestamp if offer.builds else -1, offer.job, offer.configuration)

@@ -27,11 +27,24 @@ ROOTS = {
     "uefi1.img": ("virtual-machine", ("combined_uefi1-img_sha256",)),
     "disk1.img": ("virtual-machine", ("combined_disk1-img_sha256",)),
 }
+# what no root is, and yet some client knows
+FTYPES = {
+    *METADATA.values(),
+    *ROOTS,
+    "incus_combined.tar.gz",
+    "lxd_combined.tar.gz",
+    "squashfs.vcdiff",
+    "disk-kvm.img.vcdiff",
+}
+TOP_TEXTS = ("content_id", "datatype", "format", "license", "updated")
+VERSION_TEXTS = ("label", "pubname")
+ITEM_TEXTS = (*dict.fromkeys(key for _, keys in ROOTS.values() for key in keys), "md5", "delta_base")
 PRODUCT_TEXTS = (
     "aliases",
     "arch",
     "os",
     "release",
+    "release_codename",
     "release_title",
     "variant",
     "version",
@@ -39,6 +52,7 @@ PRODUCT_TEXTS = (
 )
 REQUIREMENTS = ("requirements", "lxd_requirements")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_DATE = re.compile(r"[0-9]{8}")
 _OBJECT: Mapping[str, object] = {}
 
 
@@ -76,15 +90,20 @@ def prove_streams(
     """
     names: dict[tuple[str, str, str], str] = {}
     owners: dict[str, Listed] = {}
-    for path in _entries(read("streams/v1/index.json")):
-        if isinstance(path, Fault):
-            yield path
+    for entry in _entries(read("streams/v1/index.json")):
+        if isinstance(entry, Fault):
+            yield entry
             continue
+        path, listed = entry
         products = _document(read(path), path)
         if isinstance(products, Fault):
             yield products
             continue
+        yield from (Fault("", f"{path}: {what}") for what in _types(products, TOP_TEXTS, "products"))
+        if listed != {key for key, _ in _objects(products, "products")}:
+            yield Fault("", f"index.json names other products than {path} has")
         for key, product in _objects(products, "products"):
+            claimed = set()
             yield from (Fault(key, what) for what in _product_faults(product))
             for found in _version_faults_and_images(key, product, size_of, client):
                 if isinstance(found, Fault):
@@ -94,7 +113,9 @@ def prove_streams(
                     what = f"{found.serial} repeats the fingerprint of {twin.product} {twin.serial}"
                     yield Fault(key, what, found.serial)
                 owners[found.fingerprint] = found
-                yield from _clashes(found, product, names, incumbents)
+                if found.type not in claimed:
+                    claimed.add(found.type)
+                    yield from _clashes(found, product, names, incumbents)
 
 
 def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
@@ -122,26 +143,25 @@ def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
         )
 
 
-def _entries(index: bytes | None) -> Iterator[str | Fault]:
-    """The products files that a client opens: image-downloads with a list of products."""
+def _entries(index: bytes | None) -> Iterator[tuple[str, set[object]] | Fault]:
+    """The products files that a client opens, image-downloads, and which products they should have."""
     document = _document(index, "streams/v1/index.json")
     if isinstance(document, Fault):
         yield document
         return
+    yield from (Fault("", f"index.json: {what}") for what in _types(document, ("format", "updated"), "index"))
     for name, entry in _objects(document, "index"):
         products, path = entry.get("products"), entry.get("path")
         if entry.get("datatype") != "image-downloads" or not isinstance(path, str):
             yield Fault("", f"index.json: no client reads the entry {name!r}")
         elif not isinstance(products, list) or not all(isinstance(one, str) for one in products):
             yield Fault("", f"index.json: the products of {name!r} are no list of strings")
-        elif products:
-            yield path
+        else:
+            yield path, set(products)
 
 
 def _product_faults(product: Mapping[str, object]) -> Iterator[str]:
-    for field in PRODUCT_TEXTS:
-        if field in product and not isinstance(product[field], str):
-            yield f"{field} is no string, which makes the whole list unreadable"
+    yield from _types(product, PRODUCT_TEXTS, "versions")
     for field in REQUIREMENTS:
         value = product.get(field, _OBJECT)
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -149,7 +169,11 @@ def _product_faults(product: Mapping[str, object]) -> Iterator[str]:
     if canonical_arch(str(product.get("arch"))) is None:
         yield f"no client knows the architecture {product.get('arch')!r}"
     aliases = product.get("aliases")
-    if isinstance(aliases, str) and any(name != name.strip() or not name for name in aliases.split(",")):
+    if (
+        aliases
+        and isinstance(aliases, str)
+        and any(one != one.strip() or not one for one in aliases.split(","))
+    ):
         yield f"aliases {aliases!r} hold a blank or an empty name, which clients keep"
 
 
@@ -158,11 +182,12 @@ def _version_faults_and_images(
 ) -> Iterator[Fault | Listed]:
     arch = canonical_arch(str(product.get("arch"))) or ""
     for serial, version in _objects(product, "versions"):
-        try:
-            datetime.strptime(serial[:8], "%Y%m%d")  # noqa: DTZ007 - a date only, as the clients parse it
-        except ValueError:
+        if not _is_dated(serial):
             yield Fault(key, f"the version {serial!r} does not begin with a date: no client lists it", serial)
             continue
+        yield from (
+            Fault(key, f"{serial}: {what}", serial) for what in _types(version, VERSION_TEXTS, "items")
+        )
         items = dict(_objects(version, "items"))
         for name, item in items.items():
             yield from (
@@ -186,10 +211,31 @@ def _version_faults_and_images(
             yield Listed(key, serial, type_, arch, mark)
 
 
+def _is_dated(serial: str) -> bool:
+    try:
+        datetime.strptime(serial[:8], "%Y%m%d")  # noqa: DTZ007 - a date only, as the clients parse it
+    except ValueError:
+        return False
+    return bool(_DATE.match(serial))  # strptime also takes 2026112 and other digits than ours
+
+
+def _types(of: Mapping[str, object], texts: tuple[str, ...], objects: str = "") -> Iterator[str]:
+    """Another JSON type than the clients' structs have makes the whole file unreadable."""
+    for field in [field for field in texts if not isinstance(of.get(field, ""), str)]:
+        yield f"{field} is no string, which makes the whole list unreadable"
+    inner = of.get(objects, _OBJECT) if objects else _OBJECT
+    if not isinstance(inner, dict) or not all(isinstance(one, dict) for one in inner.values()):
+        yield f"{objects} is no object of objects, which makes the whole list unreadable"
+
+
 def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
     path, size, digest = item.get("path"), item.get("size"), item.get("sha256")
-    if not isinstance(item.get("ftype"), str):
+    if not item.keys().isdisjoint(ITEM_TEXTS):
+        yield from _types(item, ITEM_TEXTS)
+    if not isinstance(ftype := item.get("ftype"), str):
         yield "has no ftype"
+    elif ftype not in FTYPES:
+        yield f"no client knows the ftype {ftype!r}"
     if not isinstance(size, int) or isinstance(size, bool):
         yield "size is no integer, which makes the whole list unreadable"
     if not isinstance(digest, str) or not _HEX.fullmatch(digest):
@@ -209,13 +255,15 @@ def _clashes(
     incumbents: Incumbents,
 ) -> Iterator[Fault]:
     """Two products must not claim one alias for one type and architecture: one would be shadowed."""
-    for alias in str(product.get("aliases", "")).split(","):
-        owner = names.setdefault((image.type, image.arch, alias), image.product)
-        if owner != image.product:
-            names[image.type, image.arch, alias] = image.product  # said once, not for every version
-            mine, theirs = (alias in incumbents.get(one, ()) for one in (image.product, owner))
-            newcomer, heir = (owner, image.product) if mine and not theirs else (image.product, owner)
-            yield Fault(newcomer, f"the alias {alias!r} belongs to {heir} already")
+    for alias in filter(None, str(product.get("aliases") or "").split(",")):
+        for name in (alias, f"{alias}/{product.get('arch')}"):  # clients add the second themselves
+            owner = names.setdefault((image.type, image.arch, name), image.product)
+            if owner != image.product:
+                mine, theirs = (alias in incumbents.get(one, ()) for one in (image.product, owner))
+                newcomer, heir = (owner, image.product) if mine and not theirs else (image.product, owner)
+                names[image.type, image.arch, name] = heir
+                yield Fault(newcomer, f"the alias {alias!r} belongs to {heir} already")
+                break
 
 
 def _document(data: bytes | None, path: str) -> Mapping[str, object] | Fault:

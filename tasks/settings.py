@@ -19,10 +19,13 @@ from msgspec import Meta
 from tasks.errors import SettingsError
 
 CONFIG = "publish.toml"
+FIELDS = ("os", "release", "arch", "variant", "file")  # of jenkins.path
 Record = TypeVar("Record", bound=msgspec.Struct)
 Alias = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]*(/[A-Za-z0-9._+~-]+)*$", description="a name like debian/12"),
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]*(/[A-Za-z0-9._+~-]+)*\Z", description="a name like debian/12"
+    ),
 ]
 NonEmpty = Annotated[str, Meta(min_length=1)]
 
@@ -84,7 +87,10 @@ class Jenkins(msgspec.Struct, frozen=True, kw_only=True):
 
     url: Annotated[
         str,
-        Meta(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$", description="an http:// or https:// URL without user"),
+        Meta(
+            pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?\Z",
+            description="an http:// or https:// URL without user",
+        ),
     ]
     folder: str = ""
     view: str = ""
@@ -160,7 +166,7 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="made of letters, digits, '.', '_' and '-'"
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", description="made of letters, digits, '.', '_' and '-'"
         ),
     ]
     url: Annotated[str, Meta(pattern=r"^[^-]", description="a path or an rsync URL")]
@@ -187,7 +193,7 @@ def read(path: Path, clone: Path) -> Settings:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
         raise SettingsError([f"{path.name}: {error}"]) from error
     reader = _Reader(path.name, path.absolute().parent)
     settings = reader.record(Settings, table, "")
@@ -215,9 +221,10 @@ class _Reader:
         fields = {field.name: field for field in msgspec.structs.fields(cls)}
         before = len(self.faults)
         dot = f"{where}." if where else ""
-        for key in table.keys() - fields.keys():
+        for key in (key for key in table if key not in fields):
             near = get_close_matches(key, fields, n=1)
-            self.fault(dot + key, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
+            shown = key if key.isprintable() else ascii(key)
+            self.fault(dot + shown, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
         values = {}
         for name, field in fields.items():
             if name in table:
@@ -230,7 +237,7 @@ class _Reader:
         """Convert one value, or one table, or a list of tables."""
         options = [option for option in get_args(kind) if option is not type(None)]
         if type(None) in get_args(kind) and len(options) == 1:
-            return self.value(options[0], value, where)
+            return None if options[0] is Path and value == "" else self.value(options[0], value, where)
         if _is_record(kind):
             return self.record(kind, value, where)
         if get_origin(kind) is tuple and _is_record(options[0]) and isinstance(value, list):
@@ -250,7 +257,20 @@ class _Reader:
         """A path, the one type that msgspec does not know; relative to the file."""
         if not isinstance(value, str):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-        return self.base / Path(value).expanduser()
+        if not value or "\0" in value:
+            raise ValueError("Must be a path")
+        try:
+            return self.base / Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError("Is at the home of nobody") from None
+
+    def place(self, where: str, text: str) -> Path:
+        """The path that a setting of two meanings turned out to be."""
+        try:
+            return self.path(Path, text)
+        except ValueError as error:
+            self.fault(where, _plain(str(error), Path, text))
+            return Path(os.devnull)
 
     def located(self, settings: Settings, clone: Path) -> Settings:
         """Check what only the whole can tell, and make the key and local mirrors absolute."""
@@ -258,17 +278,15 @@ class _Reader:
         for name in sorted({name for name in names if names.count(name) > 1}):
             self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
         root, home = settings.site.root.resolve(), clone.resolve()
-        if root == home or home.is_relative_to(root) or root.is_relative_to(home):
+        if home.is_relative_to(root) or root.is_relative_to(home):
             self.fault("site.root", f"{settings.site.root} and the checkout {clone} must lie apart")
-        jenkins = settings.jenkins
-        for pattern in jenkins.jobs if jenkins else ():
-            if pattern.count("*") != 1:
-                self.fault("jenkins.jobs", f"{pattern!r} must have one '*', which stands for the os")
-        if jenkins and jenkins.path and not jenkins.path.endswith("{file}"):
-            self.fault("jenkins.path", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"')
+        if settings.jenkins:
+            self.check_jenkins(settings.jenkins)
         for number, rule in enumerate(settings.rules, start=1):
             if rule.match.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
                 self.fault(f"rules[{number}].match", "has more than os/release/arch/variant")
+            if "" in rule.match.split("/"):
+                self.fault(f"rules[{number}].match", f"{rule.match!r} has an empty part, so it fits nothing")
         signing = settings.signing
         if not signing.uses_gpg:
             signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
@@ -280,9 +298,25 @@ class _Reader:
         )
         return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
 
+    def check_jenkins(self, jenkins: Jenkins) -> None:
+        """Check the two small languages of ``[jenkins]``."""
+        for pattern in jenkins.jobs:
+            if pattern.count("*") != 1:
+                self.fault("jenkins.jobs", f"{pattern!r} must have one '*', which stands for the os")
+            if set(pattern) & set("?[]/"):
+                self.fault(
+                    "jenkins.jobs", f"{pattern!r}: only '*' is special, and folders go to jenkins.folder"
+                )
+        if jenkins.path and not jenkins.path.endswith("{file}"):
+            self.fault("jenkins.path", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"')
+        fields = re.findall(r"\{(.*?)\}", jenkins.path)
+        for field in dict.fromkeys(fields):
+            if field not in FIELDS or fields.count(field) > 1:
+                self.fault("jenkins.path", f"{{{field}}} is none of {', '.join(FIELDS)}, each once")
+
     def local(self, mirror: Mirror, root: Path, clone: Path) -> Mirror:
         """A mirror at a path, made absolute: a deletion there must reach nothing of ours."""
-        path = self.base / mirror.url
+        path = self.place(f"mirror {mirror.name!r}", mirror.url)
         for name, taken in (("site.root", root), ("the checkout", clone)):
             here, there = path.resolve(), taken.resolve()
             if here.is_relative_to(there) or there.is_relative_to(here):
@@ -291,7 +325,7 @@ class _Reader:
 
     def key(self, signing: Signing, clone: Path) -> Path:
         """The key file, which git must not pick up."""
-        key = self.base / signing.key
+        key = self.place("signing.key", signing.key)
         if key.resolve().is_relative_to(clone.resolve()):
             self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
         return key

@@ -101,7 +101,7 @@ def load(path: Path, kind: type[Record]) -> Record | None:
         return None
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TreeError(f"{path} is damaged ({error}); remove it, the next publish makes it again") from error
 
 
@@ -113,7 +113,7 @@ def load_all(directory: Path, kind: type[Record]) -> Iterator[Record]:
             continue
         try:
             yield decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise TreeError(f"{path} is damaged ({error}); remove it and publish again") from error
 
 

@@ -122,6 +122,16 @@ def test_a_component_may_not_be(component: str, place: int) -> None:
     assert str(caught.value) == f"{component!r} cannot be part of a product's name"
 
 
+def test_a_name_fits_into_a_file_name() -> None:
+    longest = Product("x" * 100, "1" * 100, "a" * 18, "v" * 19)
+    assert len(f".tmp-{longest.key}.json") < 255
+    with pytest.raises(ValueError, match="too long") as caught:
+        Product("x" * 100, "1" * 100, "a" * 18, "v" * 20)
+    assert str(caught.value) == (
+        f"'{'x' * 100}/{'1' * 100}/{'a' * 18}/{'v' * 20}' is too long for a product's name"
+    )
+
+
 @pytest.mark.parametrize("name", ["", "a", "a/b/c", "a/b/c/d/e", "a:b:c:d"])
 def test_a_name_has_four_parts(name: str) -> None:
     with pytest.raises(ValueError, match="os/release/arch/variant") as caught:
@@ -223,7 +233,7 @@ def test_a_serial_is_read(text: str, serial: str) -> None:
     [
         *("", "20260101", "20260101_0742", "202601010742", "2026-01-01_07:42", "20260101 07:42"),
         *("20260101_07:42:00", "20260101_7:42", "x20260101_07:42", "20260101_07:42 20260102_07:42"),
-        *("../../etc/passwd", "20260101_07:42/..", "20260101_07:4²"),
+        *("../../etc/passwd", "20260101_07:42/..", "20260101_07:4²", "２０２６0101_07:42", "20260101_0７:42"),
     ],
 )
 def test_another_form_is_no_serial(text: str) -> None:
@@ -358,6 +368,11 @@ def test_a_record_is_loaded(tmp_path: Path) -> None:
     [
         pytest.param(b'{"size": 1, "sha', "Input data was truncated", id="cut off"),
         pytest.param(b"", "Input data was truncated", id="empty"),
+        pytest.param(
+            b'{"sha256": "\xff", "size": 1}',
+            "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+            id="no text inside",
+        ),
         pytest.param(b'{"size": "1"}', "Expected `int`, got `str` - at `$.size`", id="another type"),
         pytest.param(b'{"size": 1}', "Object missing required field `sha256`", id="a field too few"),
         pytest.param(b"[]", "Expected `object`, got `array`", id="no object"),

@@ -100,6 +100,8 @@ def test_a_wish_comes_back_as_it_was() -> None:
         ("image-ubuntu", [], None),
         ("v1.2-ubuntu", ["v1.2-*"], "ubuntu"),
         ("v1x2-ubuntu", ["v1.2-*"], None),
+        ("image-ubuntu", ["image-[a-z]*"], None),
+        ("image-ubuntu", ["imag?-*"], None),
     ],
 )
 def test_the_os_of_a_job(job: str, patterns: list[str], expected: str | None) -> None:
@@ -512,6 +514,12 @@ def test_the_freshest_of_two_offers_wins_in_whatever_order(offers: tuple[Offer, 
         assert notes == [
             f"tiny/1/amd64/default: made by more than one configuration; taken from image-tiny/{winner}"
         ]
+
+
+def test_of_two_jobs_one_is_always_the_same() -> None:
+    offers = [offer(build(5), job="a/image-tiny"), offer(build(5), job="b/image-tiny")]
+    for order in permutations(offers):
+        assert [one.job for one in merge(order)[0]] == ["b/image-tiny"]
 
 
 def test_every_contested_product_is_named_in_order() -> None:

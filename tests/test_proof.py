@@ -198,7 +198,7 @@ SIZE = len(content("tiny/1/amd64/default", NEW, SQUASHFS))
                 f"{TINY}: the version {serial!r} does not begin with a date: no client lists it",
                 id=f"version: {serial!r}",
             )
-            for serial in ("", "latest", "2026_01_02", "20261301_00:00", "20260230_00:00", "2026010", "x20260102")
+            for serial in ("2026112", "202611 2", "２０２６0102", "", "latest", "2026_01_02", "20261301_00:00", "20260230_00:00", "2026010", "x20260102")
         ),
         pytest.param(set_item("root.squashfs", "size", "4"), [f"{ROOT}: size is no integer, {UNREADABLE}", f"{ROOT}: {PATH}/{SQUASHFS} has {SIZE} bytes, not 4"], id="size: string"),
         pytest.param(set_item("root.squashfs", "size", float(SIZE)), f"{ROOT}: size is no integer, {UNREADABLE}", id="size: float"),
@@ -218,6 +218,22 @@ SIZE = len(content("tiny/1/amd64/default", NEW, SQUASHFS))
         pytest.param(set_item("root.squashfs", "sha256", ""), f"{ROOT}: has no sha256", id="sha256: empty"),
         pytest.param(drop_item("root.squashfs", "sha256"), f"{ROOT}: has no sha256", id="sha256: none"),
         pytest.param(drop_item("root.squashfs", "ftype"), f"{ROOT}: has no ftype", id="ftype: none"),
+        pytest.param(set_item("root.squashfs", "ftype", "root.squashfs"), f"{ROOT}: no client knows the ftype 'root.squashfs'", id="ftype: unknown"),
+        pytest.param(set_item("incus.tar.xz", "md5", 1), f"{TINY}: {NEW} incus.tar.xz: md5 is no string, {UNREADABLE}", id="md5: number"),
+        pytest.param(set_item("root.squashfs", "delta_base", 1), f"{ROOT}: delta_base is no string, {UNREADABLE}", id="delta_base: number"),
+        pytest.param(set_item("lxd.tar.xz", "combined_sha256", 1), f"{TINY}: {NEW} lxd.tar.xz: combined_sha256 is no string, {UNREADABLE}", id="combined hash: number"),
+        pytest.param(set_product("release_codename", 1), f"{TINY}: release_codename is no string, {UNREADABLE}", id="release_codename: number"),
+        pytest.param(set_product("versions", []), f"{TINY}: versions is no object of objects, {UNREADABLE}", id="versions: list"),
+        pytest.param(set_product("versions", {NEW: []}), f"{TINY}: versions is no object of objects, {UNREADABLE}", id="version: list"),
+        pytest.param(lambda tree: tree.product()["versions"][NEW].update(items=[]), f"{TINY}: {NEW}: items is no object of objects, {UNREADABLE}", id="items: list"),
+        pytest.param(lambda tree: tree.items().update(x="y"), [f"{TINY}: {NEW}: items is no object of objects, {UNREADABLE}", f"{TINY}: {NEW} x: has no ftype", f"{TINY}: {NEW} x: size is no integer, {UNREADABLE}", f"{TINY}: {NEW} x: has no sha256", f"{TINY}: {NEW} x: path None is not a plain relative one"], id="item: string"),
+        pytest.param(lambda tree: tree.product()["versions"][NEW].update(label=1), f"{TINY}: {NEW}: label is no string, {UNREADABLE}", id="label: number"),
+        pytest.param(lambda tree: tree.list.update(products=[]), [f"{IMAGES}: products is no object of objects, {UNREADABLE}", f"index.json names other products than {IMAGES} has"], id="products: list"),
+        pytest.param(lambda tree: tree.list.update(content_id=1), f"{IMAGES}: content_id is no string, {UNREADABLE}", id="content_id: number"),
+        pytest.param(lambda tree: tree.index.update(format=1.0), f"index.json: format is no string, {UNREADABLE}", id="format: number"),
+        pytest.param(lambda tree: tree.index.update(index=[]), f"index.json: index is no object of objects, {UNREADABLE}", id="index: list"),
+        pytest.param(lambda tree: tree.index["index"]["images"].update(products=[]), f"index.json names other products than {IMAGES} has", id="an empty list hides all products"),
+        pytest.param(lambda tree: tree.index["index"]["images"]["products"].pop(), f"index.json names other products than {IMAGES} has", id="a product not named"),
         pytest.param(set_item("root.squashfs", "ftype", 1), f"{ROOT}: has no ftype", id="ftype: number"),
     ],
 )  # fmt: skip
@@ -485,6 +501,20 @@ def disks_of_two_other_ftypes(tree: Tree) -> None:
     retype_disks(tree, tiny="disk1.img", huge="uefi1.img")
 
 
+def no_aliases(tree: Tree) -> None:
+    """Clients take an empty text for none, too."""
+    set_aliases("", TINY)(tree)
+    set_aliases("", HUGE)(tree)
+    tree.product(ARM).pop("aliases")
+    tree.product(ARM)["arch"] = "amd64"
+
+
+def an_alias_with_an_architecture(tree: Tree) -> None:
+    """Clients add it to every alias themselves."""
+    set_aliases("x", TINY)(tree)
+    set_aliases("x/amd64", HUGE)(tree)
+
+
 def within_one_product(tree: Tree) -> None:
     set_aliases("x,y,x", TINY)(tree)
 
@@ -504,6 +534,8 @@ CLASH = f"{TINY}: the alias 'x' belongs to {HUGE} already"
         (other_kind, []),
         (within_one_product, []),
         (only_one_has_images, []),
+        (no_aliases, []),
+        (an_alias_with_an_architecture, [f"{TINY}: the alias 'x' belongs to {HUGE} already"]),
         (same_kind, [CLASH]),
         (same_kind_of_another_root, [f"{ARM}: the alias 'x' belongs to {TINY} already"]),
         (disks_of_two_ftypes, [CLASH]),
