@@ -13,6 +13,7 @@ from doit import create_after, task_params
 
 from tasks import indexes, prune, runtime, snapshot
 from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
+from tasks.options import ADOPT, OPTIONS
 from tasks.reporter import doit_config, same, step
 
 Tasks = Iterator[dict[str, object]]
@@ -22,7 +23,7 @@ site, rules = run.layout, run.settings.rules
 DOIT_CONFIG = doit_config(run)
 
 
-@task_params(runtime.OPTIONS)
+@task_params(OPTIONS)
 def task_publish(**options: str | int | bool) -> Tasks:
     """Publish everything that is new: the whole pipeline."""
     run.told(**options)
@@ -112,7 +113,7 @@ def task_snapshot() -> dict[str, object]:
     }
 
 
-@task_params(runtime.ADOPT)
+@task_params(ADOPT)
 def task_mirror(adopt: str) -> Tasks:
     """Make the mirrors equal to the newest snapshot."""
     run.adopting(adopt)

@@ -7,6 +7,6 @@ Verbs, which act, one step of the pipeline each: poll, make (an image's road: fe
 indexes (collect, write, prove), snapshot, mirror, report.
 Doors to the world: files (disk), programs (processes), threads, sign (OpenPGP), state (the records
 in the state directory), layout (where everything lies), settings (publish.toml).
-Glue to doit: runtime (what one run knows), reporter (what it prints, and its exit code), journal
-(doit's database), commands; demo is the built-in trial site.
+Glue to doit: options (the command line), runtime (what one run knows), reporter (what it prints, and
+its exit code), journal (doit's database), commands; demo is the built-in trial site.
 """

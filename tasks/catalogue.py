@@ -34,12 +34,12 @@ def catalogue(products: Iterable[Iterable[Image]], keep: int) -> Catalogue:
 def duplicates(images: Iterable[Image]) -> dict[str, str]:
     """Images that repeat a fingerprint: path -> the path that had it first.
 
-    Incus and LXD refuse to copy an image whose fingerprint is listed twice, so only the first in
-    order of path, the older serial, may be listed.
+    Incus and LXD refuse to copy an image whose fingerprint is listed twice, so only that of the
+    oldest build may be listed: a newcomer takes nothing away.
     """
     owner: dict[str, str] = {}
     found = {}
-    for image in images:
+    for image in sorted(images, key=lambda one: (one.source.timestamp, one.path)):
         path = image.path
         marks = [mark for of in image.fingerprints.values() for mark in of.values()]
         if twin := next((owner[mark] for mark in marks if mark in owner), None):

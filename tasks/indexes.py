@@ -172,6 +172,9 @@ def prove(
     ProofError for the rest, and nothing is exposed then.
     """
     rules, lxc, held = settings.rules, settings.lxc, NONE
+    if (load(layout.quarantine, Quarantine) or NONE) != NONE:  # the indexes may be what it left of them
+        write_streams(layout, rules, signer)
+        write_lxc(layout, rules, lxc, signer)
     while faults := _faults(layout, held):
         more = held.with_faults(faults)
         if more == held or any(not fault.product for fault in faults):
@@ -182,6 +185,7 @@ def prove(
         held = more
         if not allow_shrink():
             _refuse_shrink(layout, _spared(layout, held), settings.site.max_shrink)
+        save(layout.quarantine, held)  # before it shows: a kill must not make it look like all there is
         write_streams(layout, rules, signer, held)
         write_lxc(layout, rules, lxc, signer, held)
     save(layout.quarantine, held)

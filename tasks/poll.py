@@ -45,9 +45,13 @@ def poll(client: Client, settings: Jenkins, layout: Layout, job: str = "") -> st
     try:
         found = _Poll(client, settings, layout).run(job)
     except JenkinsError as error:
-        save(layout.offers, msgspec.structs.replace(before, failed=str(error)))
+        if job:  # says nothing of the others; the next poll of this job, or of everything, forgets it
+            troubled = {**before.troubled, split_job(job)[0]: f"Jenkins: {error}"}
+            save(layout.offers, msgspec.structs.replace(before, troubled=troubled))
+        else:
+            save(layout.offers, msgspec.structs.replace(before, failed=str(error)))
         return f"Jenkins could not be asked: {error}"
-    save(layout.offers, found.after(before) if job else found.offers())
+    save(layout.offers, found.after(before, split_job(job)[0]) if job else found.offers())
     return found.line()
 
 
@@ -136,9 +140,9 @@ class _Poll:
             notes=tuple(self._notes),
         )
 
-    def after(self, before: Offers) -> Offers:
+    def after(self, before: Offers, job: str) -> Offers:
         """What is to be remembered of a poll of one job: its products' part is new, the rest stays."""
-        mine = {product.name for product in self._products} | {name for name, _, _ in self._pipelines}
+        mine = {product.name for product in self._products} | {job}
         return Offers(
             failed=before.failed,
             held={name: why for name, why in before.held.items() if name not in mine} | self._held,

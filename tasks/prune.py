@@ -27,7 +27,10 @@ def due(layout: Layout, settings: Settings, now: datetime) -> tuple[list[str], l
 
 
 def prune(layout: Layout, settings: Settings, now: datetime) -> str:
-    """Remove what is due; each image leaves the ledger before its files leave the tree."""
+    """Remove what is due; an image's files go first.
+
+    A ledger that names too much is brought in line by the next run; an orphan would be adopted.
+    """
     images, old = due(layout, settings, now)
     doomed = set(images)
     for ledger in load_all(layout.state / "ledger", Ledger) if doomed else ():

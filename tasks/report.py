@@ -36,12 +36,14 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
 
 def fate(layout: Layout, job: str, build: int, result: str) -> list[str]:
     """What became of the hook's build: published, or why not."""
-    job = job if "=" not in job else job.rpartition("/")[0]
+    job, configuration = job.rpartition("/")[::2] if "=" in job else (job, "")
     published = [
         f"{image.product.name} {image.serial}"
         for ledger in load_all(layout.state / "ledger", Ledger)
         for image in ledger.images
         if (image.source.job, image.source.number) == (job, build)
+        and configuration in ("", image.source.configuration)
+        and (layout.latest / image.path).exists()  # a proof or a signature may have failed since
     ]
     if published:
         return [f"{job} #{build}: published as {', '.join(published)}"]

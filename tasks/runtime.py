@@ -6,7 +6,7 @@ the process, and rsync inherits it, so that an orphan keeps the next run waiting
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import wraps
@@ -27,6 +27,7 @@ from tasks.image import SUMS, Image
 from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.mirror import is_current, push
+from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
 from tasks.settings import Mirror
 from tasks.state import Failure, Ledger, Offers, load, load_all, save
@@ -37,46 +38,9 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line of ``publish`` may say."""
-
-    job: str = ""
-    build: int = 0
-    wait: int = 0
-    allow_shrink: bool = False
-
-
 READ_ONLY = frozenset({"status"})  # commands for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
-OPTIONS = [
-    {"name": "job", "long": "job", "default": "", "help": "poll this Jenkins job alone (JOB_NAME)"},
-    {
-        "name": "build",
-        "long": "build",
-        "type": int,
-        "default": 0,
-        "help": "wait for this build of it to end",
-    },
-    {
-        "name": "wait",
-        "long": "wait",
-        "type": int,
-        "default": 600,
-        "help": "seconds to wait for that build",
-    },
-    {
-        "name": "allow_shrink",
-        "long": "allow-shrink",
-        "type": bool,
-        "default": False,
-        "help": "let products vanish",
-    },
-]
-
-ADOPT = [
-    {"name": "adopt", "long": "adopt", "default": "", "help": "take over this mirror, whatever lies there"}
-]
 
 
 def guarded(ask: Callable[Given, Told]) -> Callable[Given, Told]:
@@ -198,6 +162,8 @@ class Run:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""
         from tasks.make import adopt  # noqa: PLC0415 - as above
 
+        if self.settled(wish, None):
+            return False
         if all(name.startswith("image:") for name in self.selected) and not self.asked(wish):
             return False
         return adopt(wish.product, self.layout).of_build(wish) is None
@@ -240,7 +206,7 @@ class Run:
         files.sweep(self.layout.snapshots, self.layout.staging)
         files.clear(self.layout.staging)
         known = load(counters, Polls) or Polls()
-        if not options.job and known.done > seen:
+        if known.done > seen:
             return "another run polled after this one began"
         if options.job:
             return poll(self.client(), jenkins, self.layout, options.job)
@@ -279,18 +245,31 @@ class Run:
         """Doit's word on a wish without an image: content that was rejected is not fetched again."""
         if done or self.asked(wish):
             return None if done else False
-        failure = load(self.layout.failure(wish.product), Failure)
-        same = failure and (failure.build, failure.timestamp) == (wish.build, wish.timestamp)
-        return bool(failure and failure.rejected and same)
+        if self.settings.jenkins is None:
+            return True  # there is nowhere to fetch it from
+        return bool(self.rejection(wish))
 
-    def make(self, wish: Wish) -> str:
+    def rejection(self, wish: Wish) -> str:
+        """Why this very build was rejected before, "" when it was not."""
+        failure = load(self.layout.failure(wish.product), Failure)
+        if (
+            failure
+            and failure.rejected
+            and (failure.build, failure.timestamp) == (wish.build, wish.timestamp)
+        ):
+            return failure.reason
+        return ""
+
+    def make(self, wish: Wish) -> str | TaskFailed:
         """Bring one product to its wished build."""
+        if (why := self.rejection(wish)) and not self.asked(wish):
+            return f"rejected before: {why}"
         from tasks.make import make  # noqa: PLC0415 - not needed when nothing is new
 
         made = make(wish, self.layout, self.take, self.signer, self.now)
         if made.image:
             self.published.append(made.image)
-        return made.line
+        return self.alone(made.line)
 
     def collect(self) -> str:
         """Gather what is to be listed."""
@@ -314,10 +293,16 @@ class Run:
         """Run a verb that needs the time."""
         return verb(self.layout, *arguments, now=self.now)
 
-    def push(self, mirror: Mirror) -> str:
+    def push(self, mirror: Mirror) -> str | TaskFailed:
         """Push to a mirror; rsync inherits the lock."""
         adopt = mirror.name == self.adopted
-        return push(mirror, self.layout, self.settings.site.grace, [self.lock()], adopt=adopt, now=self.now)
+        grace = self.settings.site.grace
+        return self.alone(push(mirror, self.layout, grace, [self.lock()], adopt=adopt, now=self.now))
+
+    def alone(self, said: str) -> str | TaskFailed:
+        """Exit 1 for a step that failed softly and was asked for by name, without ``publish`` to tell."""
+        failed = said.startswith(("failed:", "rejected:")) and "publish" not in self.selected
+        return TaskFailed(said) if failed else said
 
     @guarded
     def is_mirrored(self, mirror: Mirror) -> bool:
@@ -353,7 +338,8 @@ class Run:
         lines = [f"failed: {self.trouble}"] if self.trouble else []
         if self.options.build and self.result:
             lines += report.fate(self.layout, self.options.job, self.options.build, self.result)
-        lines += report.published(self.published)
+        shown = [image for image in self.published if (self.layout.latest / image.path).exists()]
+        lines += report.published(shown)
         lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
         return lines + (demo.farewell(self.clone, self.layout) if self.is_demo else [])
 
@@ -364,16 +350,6 @@ _RUNS: list[Run] = []
 def current() -> Run:
     """The run of this process, for the commands that dodo.py imports before it makes one."""
     return _RUNS[-1]
-
-
-def inside_own_build(job: str, build: int, environment: Mapping[str, str]) -> None:
-    """A step of a build that waits for that build waits for ever; raises SettingsError at once."""
-    if environment.get("JOB_NAME") == job and environment.get("BUILD_NUMBER") == str(build):
-        fault = (
-            f"{job} #{build} is the build that runs this command, and cannot end before it: start the hook in"
-            " the background as jenkins/post-step.sh does, or from a job of its own (jenkins/Jenkinsfile)"
-        )
-        raise SettingsError([fault])
 
 
 def _settings(clone: Path) -> tuple[settings.Settings, bool]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tasks import files
 from tasks.catalogue import Catalogue
+from tasks.image import Image
 from tasks.layout import SITE_ID, STREAMS, Layout
-from tasks.state import Ledger, latest_name, load, load_all, save, snapshot_order, snapshots
+from tasks.state import Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
 def snapshot(layout: Layout, now: datetime) -> str:
@@ -62,13 +63,14 @@ def mark_lapsing(layout: Layout, now: datetime) -> None:
     listed = {image.path for image in catalogue.images}
     before = load(layout.lapsing, dict[str, int]) or {}
     stamp = int(now.timestamp())
-    delisted = (path for path in _placed(layout) if path not in listed)
+    held = (load(layout.quarantine, Quarantine) or Quarantine()).products  # exposed as they were: named still
+    delisted = (one.path for one in _placed(layout) if one.path not in listed and one.product.key not in held)
     save(layout.lapsing, {path: before.get(path, stamp) for path in delisted})
 
 
-def _placed(layout: Layout) -> Iterator[str]:
+def _placed(layout: Layout) -> Iterator[Image]:
     for ledger in load_all(layout.state / "ledger", Ledger):
-        yield from (image.path for image in ledger.images)
+        yield from ledger.images
 
 
 def _new_name(layout: Layout, now: datetime) -> str:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 NOUNS = {"catalogue", "errors", "image", "lxcindex", "plan", "policy", "proof", "streams"}
 VERBS = {"poll", "fetch", "check", "make", "prune", "indexes", "snapshot", "mirror", "report"}
 DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout"}
-GLUE = {"runtime", "reporter", "journal", "commands", "demo"}
+GLUE = {"options", "runtime", "reporter", "journal", "commands", "demo"}
 FAR_SIDE = {"poll", "fetch", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.
 WORLD = {

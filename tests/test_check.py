@@ -123,6 +123,7 @@ class TestMetadata:
             GOOD + "expiry_date: 1767229200\nproperties:\n  os: Tiny\n  empty: ''\n",
             GOOD + "x: &anchor 1\n",
             GOOD + "deep: " + "[" * 90 + "]" * 90 + "\n",
+            GOOD + "wide: [" + "[], {}, " * 300 + "]\n",
             "{architecture: amd64, creation_date: 1}",
             "---\n" + GOOD + "...\n",
             "\ufeff" + GOOD,

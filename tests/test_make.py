@@ -199,6 +199,15 @@ class TestThereAlready:
         Path(published.layout.ledger(TINY)).unlink()
         assert adopt(TINY, published.layout).images == ()
 
+    def test_the_image_of_another_product_is_not_adopted(self, published):
+        build(published.ci, B, content={B: files(B, serial="20260502_00:00")})
+        published.make(B)
+        shutil.copytree(
+            Path(published.layout.public, "images", B, "20260502_00:00"),
+            published.directory("20260502_00:00"),
+        )
+        assert [image.serial for image in adopt(TINY, published.layout).images] == [SERIAL]
+
     @pytest.mark.parametrize(
         ("name", "noted"),
         [

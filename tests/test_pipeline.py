@@ -301,3 +301,33 @@ def test_nobody_reading_the_output_stops_nothing(three: Site) -> None:
     assert "Traceback" not in run.stderr.read()
     run.stderr.close()
     assert len(three.products()) == 3
+
+
+def test_a_rejected_build_is_not_fetched_again_beside_others(three: Site) -> None:
+    bad = files(A)
+    bad["meta.tar.xz"] = b"not a tarball"
+    build(three.ci, A, B, C, content={A: bad})
+    three.publish(code=1)
+    (three.root / "state/doit.db").unlink()
+    build(three.ci, B)
+    three.server.clear()
+    three.publish(code=1)
+    assert three.server.count(r"arm64.*/artifact/")
+    assert not three.server.count(r"architecture=amd64,release=1.*/artifact/")
+    assert three.doit(f"image:{A}").code == 1, "asked for by name it is tried again, and fails by name"
+    assert three.server.count(r"architecture=amd64,release=1.*/artifact/")
+
+
+def test_a_mirror_alone_that_fails_is_exit_1(three: Site) -> None:
+    three.publish()
+    three.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n'
+    three.configure()
+    assert three.doit("mirror:gone").code == 1
+
+
+def test_what_was_not_exposed_is_not_called_published(three: Site) -> None:
+    three.publish()
+    (three.root / "site/public/streams/v1/extra.json").write_text("{}")
+    build(three.ci, A)
+    result = three.publish("--job=image-tiny", "--build=2", code=2)
+    assert "published" not in result.out.replace("not published", "")

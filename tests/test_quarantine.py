@@ -119,3 +119,37 @@ def test_what_nobody_is_to_blame_for_stops_the_exposure(site: Site) -> None:
     assert "nothing is exposed" in result.out
     assert "streams/v1/extra.json has no signature" in result.out
     assert site.latest.resolve() == shown
+
+
+def test_a_product_in_quarantine_keeps_its_files_whatever_is_built(site: Site) -> None:
+    """What is exposed of it stays fetchable for as long as it is exposed."""
+    first, other = PRODUCTS[5], PRODUCTS[30]
+    matrix(site.ci, first, other)
+    site.lines = 'keep = 1\ngrace = "0s"\n'
+    site.more = RULE.format("os30")
+    build(site.ci, first)
+    build(site.ci, other)
+    site.publish()
+    site.more += RULE.format("os05")
+    site.configure()
+    for _ in range(3):
+        build(site.ci, first)
+        build(site.ci, other)
+        assert "in quarantine: the alias" in site.publish(code=1).out
+    (version,) = site.products()["os05:1:amd64:default"]["versions"].values()
+    assert all((site.latest / item["path"]).is_file() for item in version["items"].values())
+
+
+def test_a_quarantine_is_not_forgotten_by_a_run_that_makes_one_index_alone(site: Site) -> None:
+    first, other = PRODUCTS[5], PRODUCTS[30]
+    matrix(site.ci, first, other)
+    site.more = RULE.format("os30")
+    build(site.ci, first)
+    build(site.ci, other)
+    site.publish()
+    site.more += RULE.format("os05")
+    site.configure()
+    site.publish(code=1)
+    site.more += "[lxc]\nlevels = [1, 2]\n"
+    site.configure()
+    assert "in quarantine: the alias" in site.publish(code=1).out

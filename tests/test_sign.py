@@ -251,6 +251,12 @@ class TestPassphrase:
             Sequoia(locked.stripped if stripped else locked.secret, passphrase)
         assert not passphrase or passphrase not in str(caught.value)
 
+    def test_whatever_a_wrong_passphrase_makes_of_the_key(self, locked):
+        """What it decrypts to is random, and so is what sequoia says of that."""
+        for number in range(300):
+            with pytest.raises(SettingsError, match=r"asc cannot sign: .*wrong passphrase\?$"):
+                Sequoia(locked.secret, f"s3cr3t {number}")
+
     def test_a_passphrase_for_a_key_without_one(self, bare, monkeypatch, tmp_path):
         (tmp_path / "file").write_bytes(b"hello")
         with pytest.raises(SettingsError, match="asc cannot sign: ") as caught:
@@ -338,6 +344,7 @@ class TestTrees:
     def test_every_file_of_a_directory_is_signed_and_the_sums_last(self, bare, tmp_path):
         for name in ("a", "SHA256SUMS", "z.yaml"):
             (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / "a.asc").write_bytes(b"of an earlier attempt")
         order = []
 
         class Watched(Sequoia):
