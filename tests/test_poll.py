@@ -8,6 +8,7 @@ import pytest
 from sites import configuration, files, matrix, passes, serial, wait_for
 
 from jenkins import standin
+from jenkins.api import jobs_tree
 from jenkins.client import Client
 from jenkins.controller import Controller
 from jenkins.faults import HALF, LOGIN_PAGE, Cut, Edit, Status
@@ -177,6 +178,16 @@ class TestWish:
         site.poll()
         assert site.records[A].md5 == ()
 
+    def test_md5s_of_some_files_only_say_nothing_of_the_others(self, site):
+        matrix(site.server.ci, A)
+        parent = site.server.ci.job("image-tiny").start()
+        run = parent.run(configuration(A), {"serial": b"x"})
+        run.archive({"incus.tar.xz": b"y"}, fingerprint=False)
+        run.complete("SUCCESS")
+        site.poll()
+        assert site.records[A].artifacts == ("incus.tar.xz", "serial")
+        assert site.records[A].md5 == ()
+
     def test_it_is_private(self, three):
         path = three.layout.wish(three.records[A].product)
         assert path.stat().st_mode & 0o777 == 0o600
@@ -271,6 +282,18 @@ class TestJobs:
         site.poll(folder="images", view="Good ones")
         assert site.paths[0] == "/job/images/view/Good ones/api/json"
         assert set(site.wishes) == {"a/1/amd64/default"}
+
+    def test_a_job_of_another_folder_in_a_view_is_asked_for_where_it_is(self, site):
+        """Jenkins shows it by its last name, as it does every job; only its URL tells."""
+        ci = site.server.ci
+        ci.folder("deep")
+        ci.view("Good ones", jobs=["nothing"])
+        matrix(ci, A, folder="deep")
+        build_all(ci, "deep/image-tiny")
+        elsewhere = Client(site.server.url).json("job/deep", jobs_tree(older=False, unstable=False))
+        site.server.faults.add("/view/", Edit(lambda _: elsewhere), times=None)
+        site.poll(view="Good ones")
+        assert site.wishes == {A: ("deep/image-tiny", 1)}
 
     @pytest.mark.parametrize("public", [None, "https://wrong.example.org", "http://10.0.0.1:8080/jenkins"])
     def test_what_jenkins_believes_its_own_url_to_be_does_not_matter(self, tmp_path, public):
@@ -610,8 +633,25 @@ class TestPipelines:
         assert site.records[B].artifacts == ("arm64/1/default/incus.tar.xz", "arm64/1/default/serial")
         assert site.records[B].configuration == ""
         assert site.records[B].build == "image-tiny #1"
-        site.poll(path=TEMPLATE)
+        assert site.poll(path=TEMPLATE) == "4 products, 0 with a new build"
         assert site.paths == ["/api/json"]
+
+    def test_a_higher_number_counts_though_the_clock_went_back(self, site, job):
+        for at in (2, 1):
+            job.build(
+                files={"amd64/1/default/serial": bytes([at])}, timestamp=1_700_000_000_000 + at * MINUTE
+            )
+            site.poll(path=TEMPLATE)
+        assert site.numbers == {A: 2}
+
+    def test_one_that_comes_later_with_older_builds_is_seen(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x"}, timestamp=1_700_000_000_000 + MINUTE)
+        site.poll(path=TEMPLATE)
+        site.server.ci.pipeline("image-late").build(
+            files={"amd64/1/default/serial": b"y"}, timestamp=1_700_000_000_000
+        )
+        site.poll(path=TEMPLATE)
+        assert site.wishes == {A: ("image-tiny", 1), "late/1/amd64/default": ("image-late", 1)}
 
     def test_a_product_that_a_later_build_lacks_keeps_its_wish(self, site, job):
         job.build(files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"})
@@ -942,7 +982,7 @@ class TestGate:
         )
         site.poll(gate=Gate(job="ci/image-test"), path="{file}")
         assert site.wishes == {A: ("image-tiny", 1)}
-        assert site.offers.notes == ()
+        assert site.offers == Offers()
 
     def test_without_the_test_job_nothing_moves_and_that_is_said(self, gated):
         assert "not found" in gated.poll(gate=Gate(job="gone"))
@@ -1060,6 +1100,13 @@ class TestOneJob:
         assert site.wishes == {A: ("deep/er/image-tiny", 1)}
         site.poll(f"deep/er/image-tiny/{configuration(A)}", folder="deep")
         assert site.paths == ["/job/deep/job/er/job/image-tiny/api/json"]
+
+    def test_what_waited_and_was_built_waits_no_more(self, site):
+        matrix(site.server.ci, A, B)
+        site.poll()
+        build(site.server.ci, A)
+        site.poll("image-tiny")
+        assert site.offers.waiting == (B,)
 
     def test_with_a_gate(self, three):
         passes(three.server.ci, build(three.server.ci, A), three.server.url)
