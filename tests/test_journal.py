@@ -196,6 +196,22 @@ class TestDisk:
         opened(db).close()
         assert not db.parent.exists()
 
+    def test_a_command_that_must_leave_no_trace_leaves_none(self, manager, task, db):
+        class Quiet(Journal):
+            read_only = True
+
+        quiet = Dependency(Quiet, str(db), checker_cls=TimestampChecker)
+        finished(quiet, task)
+        quiet.close()
+        assert not db.parent.exists()
+        finished(manager, task)
+        manager.close()
+        before = db.read_bytes()
+        quiet = Dependency(Quiet, str(db), checker_cls=TimestampChecker)
+        finished(quiet, task, mark="quiet")
+        quiet.close()
+        assert db.read_bytes() == before
+
     def test_its_directory_is_private(self, manager, task, db):
         finished(manager, task)
         assert db.parent.stat().st_mode & 0o777 == 0o700

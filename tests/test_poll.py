@@ -89,6 +89,9 @@ class TestPrice:
     def test_one_request_for_everything_and_one_for_each_moved_build(self, three):
         assert len(three.paths) == 4
         assert three.paths[0] == "/api/json"
+        assert three.server.requests[1].target.partition("?")[0] in {
+            f"/job/image-tiny/{configuration(one)}/1/api/json" for one in (A, B, C)
+        }
         assert sorted(three.paths[1:]) == [
             f"/job/image-tiny/{configuration(product)}/1/api/json"
             for product in sorted((A, B, C), key=configuration)
@@ -496,6 +499,7 @@ class TestBuilds:
         passes(ci, parent, three.server.url)
         three.poll(gate=gate)
         assert three.numbers[A] == 1
+        assert three.offers == Offers()
         run.complete()
         three.poll(gate=gate)
         assert three.numbers[A] == 2, "the parent still runs, but this image is ready"
@@ -583,6 +587,33 @@ class TestBuilds:
         ci.job("new/image-tiny").build({configuration(A): files(A)}, timestamp=1_700_000_000_000 + MINUTE)
         site.poll()
         assert site.wishes == {A: ("new/image-tiny", 1)}
+
+    def test_when_the_newer_of_two_jobs_vanishes_the_older_builds_of_the_other_are_no_news(self, site):
+        ci = site.server.ci
+        for folder in ("old", "new"):
+            ci.folder(folder)
+            matrix(ci, A, folder=folder)
+        build_all(ci, "new/image-tiny", timestamp=1_700_000_000_000 + MINUTE)
+        build_all(ci, "old/image-tiny", number=9, timestamp=1_700_000_000_000)
+        site.poll()
+        ci.job("new/image-tiny").remove()
+        site.poll()
+        assert site.wishes == {A: ("new/image-tiny", 1)}
+        assert site.paths == ["/api/json"]
+
+    def test_a_sibling_of_the_same_build_is_no_news(self, site):
+        ci = site.server.ci
+        ci.matrix("image-tiny", {**AXES, "compiler": ["gcc", "clang"]})
+        gcc, clang = sorted(ci.job("image-tiny").active, key=lambda name: "clang" in name)
+        parent = ci.job("image-tiny").start()
+        parent.run(gcc, {"serial": b"x"}).complete("SUCCESS")
+        site.poll()
+        late = parent.run(clang, {"serial": b"y"})
+        late.timestamp += MINUTE
+        late.complete("SUCCESS")
+        site.poll()
+        assert site.records[A].configuration == gcc
+        assert site.paths == ["/api/json"]
 
     def test_of_two_jobs_for_one_product_the_newest_build_wins_and_stays(self, site):
         ci = site.server.ci
@@ -802,7 +833,7 @@ class TestGate:
     def test_another_os_is_not_covered(self, gated, scope):
         other = "other/1/amd64/default"
         matrix(gated.server.ci, other)
-        build(gated.server.ci, other)
+        build(gated.server.ci, other, timestamp=1)
         gated.poll(gate=Gate(job="test-image", scope=scope))
         assert other not in gated.wishes
 
@@ -941,9 +972,10 @@ class TestGate:
         matrix(ci, A)
         passes(ci, build(ci, A), site.server.url)
         for _ in range(9):
-            build(ci, A, result="FAILURE")
+            build(ci, A)
         site.poll(gate=Gate(job="test-image"))
         assert site.numbers == {A: 1}
+        assert site.offers.held == {A: "build #10 has not passed the test job"}
 
     def test_the_last_stable_build_is_found_behind_any_number_of_failures(self, site):
         ci = site.server.ci
