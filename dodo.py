@@ -11,14 +11,16 @@ from pathlib import Path
 
 from doit import create_after, task_params
 
-from tasks import indexes, prune, runtime, snapshot
+from tasks import runtime, tree
 from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
+from tasks.exposure import Exposure
 from tasks.options import ADOPT, OPTIONS
-from tasks.reporter import doit_config, same, step
+from tasks.reporter import asked, doit_config, same, step
 
 Tasks = Iterator[dict[str, object]]
 
 run = runtime.Run(Path(__file__).parent)
+show = Exposure(run)
 site, rules = run.layout, run.settings.rules
 DOIT_CONFIG = doit_config(run)
 
@@ -31,7 +33,7 @@ def task_publish(**options: str | int | bool) -> Tasks:
     yield {
         "basename": "publish",
         "actions": step(run.verdict),
-        "task_dep": ["prune", "snapshot", "mirror"],
+        "task_dep": ["prune", "purge", "mirror"],
         "uptodate": [run.is_flawless],
     }
 
@@ -58,28 +60,28 @@ def task_image() -> Tasks:
 def task_prune() -> dict[str, object]:
     """Remove lapsed images and old snapshots."""
     return {
-        "actions": step(run.timed, prune.prune, run.settings),
+        "actions": step(show.prune),
         "task_dep": ["poll"],  # not of any image: a full disk must not keep it from making room
-        "uptodate": [run.is_pruned],
+        "uptodate": [asked(show.is_pruned)],
     }
 
 
 def task_collect() -> dict[str, object]:
     """Gather the images to be listed."""
     return {
-        "actions": step(run.collect),
+        "actions": step(show.collect),
         "task_dep": ["image", "prune"],
         "targets": [site.catalogue],
-        "uptodate": [same(run.ledgers), same(lambda: run.settings.site.keep)],
+        "uptodate": [same(run.ledgers), same(lambda: (run.settings.site.keep, run.decisions))],
     }
 
 
 def task_streams() -> dict[str, object]:
     """Write and sign the simplestreams of Incus and LXD."""
     return {
-        "actions": step(indexes.write_streams, site, rules, run.signer),
+        "actions": step(show.streams),
         "file_dep": [site.catalogue],
-        "targets": indexes.stream_files(site),
+        "targets": tree.stream_files(site.public),
         "uptodate": [same(lambda: rules), same(lambda: run.settings.signing.key)],
     }
 
@@ -87,29 +89,38 @@ def task_streams() -> dict[str, object]:
 def task_lxc_index() -> dict[str, object]:
     """Write and sign the indexes of LXC's download template."""
     return {
-        "actions": step(indexes.write_lxc, site, rules, run.settings.lxc, run.signer),
+        "actions": step(show.lxc_index),
         "task_dep": ["streams"],  # needs nothing of it; the same order every time
         "file_dep": [site.catalogue],
-        "targets": indexes.lxc_files(site, run.settings.lxc),
-        "uptodate": [same(lambda: (rules, run.settings.lxc, run.settings.signing.key))],
+        "targets": tree.lxc_files(site.public, show.lxc),
+        "uptodate": [same(lambda: (rules, show.lxc, run.settings.signing.key))],
     }
 
 
 def task_proof() -> dict[str, object]:
     """Read the new indexes as the clients will."""
     return {
-        "actions": step(indexes.prove, site, run.settings, run.signer, run.may_shrink),
-        "file_dep": run.indexes(),
+        "actions": step(show.prove),
+        "file_dep": show.files(),
     }
 
 
 def task_snapshot() -> dict[str, object]:
     """Freeze the tree and show it to the world."""
     return {
-        "actions": step(run.timed, snapshot.snapshot),
-        "file_dep": run.indexes(),
+        "actions": step(show.freeze),
+        "file_dep": show.files(),
         "task_dep": ["proof"],
         "uptodate": [same(run.ledgers), site.latest.exists],
+    }
+
+
+def task_purge() -> dict[str, object]:
+    """Take back what was withdrawn at once, from every snapshot."""
+    return {
+        "actions": step(show.purge),
+        "task_dep": ["snapshot"],
+        "uptodate": [asked(show.is_purged)],
     }
 
 
@@ -122,7 +133,7 @@ def task_mirror(adopt: str) -> Tasks:
         yield {
             "name": one.name,
             "doc": one.url,
-            "actions": step(run.push, one),
-            "task_dep": ["snapshot"],
-            "uptodate": [lambda one=one: run.is_mirrored(one)],
+            "actions": step(show.push, one),
+            "task_dep": ["purge"],
+            "uptodate": [asked(show.is_mirrored, one)],
         }

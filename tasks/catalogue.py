@@ -11,6 +11,8 @@ class Catalogue(msgspec.Struct, frozen=True):
     """Every image to be listed, by product and serial: the one input of all indexes."""
 
     images: tuple[Image, ...]
+    refused: tuple[str, ...] = ()  # images that the operator took out, by directory
+    pinned: str = ""  # the snapshot whose indexes are to be shown again
 
 
 def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
@@ -25,10 +27,11 @@ def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
         missing -= image.kinds
 
 
-def catalogue(products: Iterable[Iterable[Image]], keep: int) -> Catalogue:
+def catalogue(products: Iterable[Iterable[Image]], keep: int, refused: Iterable[str] = ()) -> Catalogue:
     """The catalogue of all products."""
     images = [image for product in products for image in kept(product, keep)]
-    return Catalogue(tuple(sorted(images, key=lambda one: (one.product.name, one.serial))))
+    listed = sorted(images, key=lambda one: (one.product.name, one.serial))
+    return Catalogue(tuple(listed), tuple(sorted(refused)))
 
 
 def duplicates(images: Iterable[Image]) -> dict[str, str]:

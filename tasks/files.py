@@ -61,6 +61,15 @@ def read(path: Path) -> bytes | None:
             return None
 
 
+def status(path: Path) -> os.stat_result | None:
+    """What the kernel says of a file, None where there is none."""
+    with disk("look at"):
+        try:
+            return path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
 def digest(data: bytes) -> str:
     """SHA-256 in lower-case hex."""
     return hashlib.sha256(data).hexdigest()

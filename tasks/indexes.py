@@ -6,10 +6,11 @@ what names it.
 
 from collections.abc import Callable, Container, Iterable
 from collections.abc import Set as AbstractSet
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from tasks import files, lxcindex, streams
+from tasks import files, lxcindex, streams, tree
 from tasks.catalogue import Catalogue, catalogue, duplicates
+from tasks.decisions import Decisions
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
@@ -22,20 +23,43 @@ from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
 SHOWN = 10  # faults named before the rest is only counted
 
 
-def collect(layout: Layout, settings: Settings, *, allow_shrink: bool) -> str:
+def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink: bool) -> str:
     """Gather what is to be listed; raises TreeError when too much of what is exposed would vanish."""
-    ledgers = load_all(layout.state / "ledger", Ledger)
-    new = catalogue((ledger.images for ledger in ledgers), settings.site.keep)
-    products = {image.product.key for image in new.images}
-    if not allow_shrink:
-        _refuse_shrink(layout, products, settings.site.max_shrink)
+    ledgers = list(load_all(layout.state / "ledger", Ledger))
+    placed = [image for ledger in ledgers for image in ledger.images]
+    refused = {image.path for image in placed if word.refuses(image)} | word.withdrawn()
+    if pin := word.pinned():
+        new = _pinned(layout, pin.snapshot, refused)
+    else:
+        new = catalogue((word.listed(ledger.images) for ledger in ledgers), settings.site.keep, refused)
+        if not allow_shrink:  # what the operator took out himself is no loss
+            _refuse_shrink(layout, {image.product.key for image in placed}, settings.site.max_shrink)
     save(layout.catalogue, new)
-    return f"{len(products)} products, {len(new.images)} images"
+    products = {image.product for image in new.images}
+    return f"{len(products)} products, {len(new.images)} images" + (f", as in {new.pinned}" if pin else "")
+
+
+def _pinned(layout: Layout, name: str, refused: AbstractSet[str]) -> Catalogue:
+    """What a snapshot listed, with all of its files in the tree again: those pruned since lie in it."""
+    shown = layout.snapshots / name / "public"
+    if not shown.is_dir():
+        raise TreeError(f"the snapshot {name} is pinned and gone; doit rollback --release, or another one")
+    images = tuple(image for image in tree.listed_images(shown) if image.path not in refused)
+    for image in images:
+        if not layout.image(image).exists():
+            again = layout.staging / f"{image.product.key}:again"
+            files.clear(again.parent)
+            files.link_tree(shown / image.path, again)
+            files.move(again, layout.image(image))
+        ledger = load(layout.ledger(image.product), Ledger) or Ledger(image.product)
+        if image.serial not in {one.serial for one in ledger.images}:
+            save(layout.ledger(image.product), ledger.with_image(image))
+    return Catalogue(images, tuple(sorted(refused)), name)
 
 
 def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> None:
     """Raise TreeError when more of what is exposed would vanish than the site allows."""
-    before = exposed_products(layout)
+    before = tree.listed_products(layout.latest)
     lost = sorted(key.replace(":", "/") for key in before - products)
     if len(lost) * 100 > len(before) * limit.percent:
         named = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
@@ -43,12 +67,6 @@ def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> 
             f"{len(lost)} of {len(before)} products would vanish ({named}),"
             " more than site.max_shrink allows; if that is meant: doit publish --allow-shrink"
         )
-
-
-def exposed_products(layout: Layout) -> set[str]:
-    """The keys of the products that the newest snapshot lists."""
-    lines = _lxc_lines(layout.latest / LXC / "index-system")
-    return set(_exposed_streams(layout)) | set(lines)
 
 
 def write_streams(
@@ -61,24 +79,32 @@ def write_streams(
 
     A product in quarantine keeps the entry that is exposed now, an image in quarantine has none.
     """
-    images, rules = tuple(i for i in _listed(layout) if i.path not in held.images), tuple(rules)
-    exposed = _exposed_streams(layout) if held.products else {}
+    listing = _listing(layout)
+    if listing.pinned:
+        return _again(layout, listing, (STREAMS, STREAMS_TWIN), signer)
+    images, rules = tuple(i for i in listing.images if i.path not in held.images), tuple(rules)
+    exposed = _incumbents(layout, listing) if held.products else {}
     kept = {key: exposed[key] for key in held.products if key in exposed}
     document = streams.images_json((i for i in images if i.product.key not in held.products), rules, kept)
-    products = document["products"]
-    names = list(products) if isinstance(products, dict) else []
-    by, changed = signer(), False
-    for place in (STREAMS, STREAMS_TWIN):
-        directory = layout.public / place
-        changed |= _stream(directory / streams.IMAGES, streams.text(document), None, by)
-        index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
-        changed |= _stream(directory / streams.INDEX, index, signed, by)
+    changed = tree.put_streams(layout.public, document, signer())
+    count = len(streams.keys(document))
     twins = duplicates(images)
     dead = idle(layout, images, rules)
     named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
     notes = [f"; no product for {len(dead)} of {len(rules)} rules: {named}"] if dead else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
-    return f"{len(names)} products" + ("" if changed else ", no byte changed") + "".join(notes)
+    return f"{count} products" + ("" if changed else ", no byte changed") + "".join(notes)
+
+
+def _again(
+    layout: Layout, listing: Catalogue, tops: Iterable[PurePosixPath], signer: Callable[[], Signer]
+) -> str:
+    """The indexes of the pinned snapshot as they were, but for what was taken out since."""
+    shown = layout.snapshots / listing.pinned / "public"
+    changed = [tree.copy_indexes(shown, layout.public, top) for top in tops]
+    if listing.refused:
+        changed.append(tree.strip(layout.public, listing.refused, signer()))
+    return f"those of {listing.pinned}" + ("" if any(changed) else ", no byte changed")
 
 
 def idle(layout: Layout, images: Iterable[Image], rules: Iterable[Rule]) -> list[str]:
@@ -89,54 +115,13 @@ def idle(layout: Layout, images: Iterable[Image], rules: Iterable[Rule]) -> list
     return [rule.match for rule in rules if not any(matches(rule.match, product) for product in products)]
 
 
-def _listed(layout: Layout) -> tuple[Image, ...]:
-    return (load(layout.catalogue, Catalogue) or Catalogue(())).images
+def _listing(layout: Layout) -> Catalogue:
+    return load(layout.catalogue, Catalogue) or Catalogue(())
 
 
-def _exposed_streams(layout: Layout) -> dict[str, streams.Json]:
-    """The products that the newest snapshot lists, as it does."""
-    document = load(layout.latest / STREAMS / streams.IMAGES, dict) or {}
-    products = document.get("products")
-    return products if isinstance(products, dict) else {}
-
-
-def _lxc_lines(index: Path) -> dict[str, str]:
-    """The lines of an LXC index by their product's key."""
-    lines = (files.read(index) or b"").decode().splitlines(keepends=True)
-    return {":".join(line.split(";")[:4]): line for line in lines}
-
-
-def _stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bool:
-    """One stream file in its four forms; says whether it changed."""
-    clear, packed = path.with_suffix(".sjson"), path.with_name(f"{path.name}.gz")
-    if (
-        files.read(path) == data
-        and clear.exists()
-        and packed.exists()
-        and path.with_name(f"{path.name}.gpg").exists()
-    ):
-        return False
-    files.unlink(path)  # made again whole, should we be killed in between
-    files.write(clear, by.clear(signed or data))
-    files.write(packed, streams.gzipped(data))
-    return publish_signed(path, data, by, ".gpg")
-
-
-def stream_files(layout: Layout) -> list[Path]:
-    """Every file that write_streams leaves."""
-    forms = ("json", "json.gpg", "json.gz", "sjson")
-    return [
-        layout.public / top / f"{name}.{form}"
-        for top in (STREAMS, STREAMS_TWIN)
-        for name in ("images", "index")
-        for form in forms
-    ]
-
-
-def lxc_files(layout: Layout, lxc: Lxc) -> list[Path]:
-    """Every file that write_lxc leaves."""
-    names = [name + suffix for name in lxcindex.names(lxc.levels) for suffix in ("", ".asc")]
-    return [layout.public / LXC / name for name in names]
+def _incumbents(layout: Layout, listing: Catalogue) -> dict[str, streams.Json]:
+    """The products that are exposed, as they are, but for what was taken out since."""
+    return streams.without(tree.listed_streams(layout.latest), listing.refused)
 
 
 def write_lxc(
@@ -147,12 +132,16 @@ def write_lxc(
     held: Quarantine = NONE,
 ) -> str:
     """The LXC indexes, each with its .asc; those of levels no longer wanted go."""
-    listed = [image for image in _listed(layout) if image.path not in held.images]
+    listing = _listing(layout)
+    if listing.pinned:
+        return _again(layout, listing, (LXC,), signer)
+    listed = [image for image in listing.images if image.path not in held.images]
     texts = lxcindex.indexes((i for i in listed if i.product.key not in held.products), rules, lxc.levels)
     directory, by = layout.public / LXC, signer()
     for name, text in texts.items():
-        exposed = _lxc_lines(layout.latest / LXC / name) if held.products else {}
+        exposed = tree.lxc_lines(layout.latest / LXC / name) if held.products else {}
         kept = [exposed[key] for key in held.products if key in exposed]
+        kept = [line for line in kept if lxcindex.path(line) not in listing.refused]
         lines = [*text.decode().splitlines(keepends=True), *kept]
         lines.sort(key=lambda line: line.split(";")[:4])
         publish_signed(directory / name, "".join(lines).encode() if kept else text, by, ".asc")
@@ -172,12 +161,14 @@ def prove(
     ProofError for the rest, and nothing is exposed then.
     """
     rules, lxc, held = settings.rules, settings.lxc, NONE
-    if (load(layout.quarantine, Quarantine) or NONE) != NONE:  # the indexes may be what it left of them
+    pinned = _listing(layout).pinned  # what was shown before has no newcomers to blame
+    # The indexes may be what an earlier quarantine left of them.
+    if not pinned and (load(layout.quarantine, Quarantine) or NONE) != NONE:
         write_streams(layout, rules, signer)
         write_lxc(layout, rules, lxc, signer)
     while faults := _faults(layout, held):
         more = held.with_faults(faults)
-        if more == held or any(not fault.product for fault in faults):
+        if pinned or more == held or any(not fault.product for fault in faults):
             lines = list(dict.fromkeys(map(str, faults)))
             rest = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
             said = ["clients could not read the new indexes; nothing is exposed:", *lines[:SHOWN], *rest]
@@ -194,9 +185,11 @@ def prove(
 
 
 def _spared(layout: Layout, held: Quarantine) -> set[str]:
-    """The products that a quarantine leaves something of."""
-    images = (image for image in _listed(layout) if image.path not in held.images)
-    return {image.product.key for image in images} | (held.products.keys() & exposed_products(layout))
+    """The products that a quarantine leaves something of, or that were left out before it."""
+    listed, exposed = _listing(layout).images, tree.listed_products(layout.latest)
+    kept = {image.product.key for image in listed if image.path not in held.images}
+    out = exposed - {image.product.key for image in listed}
+    return kept | out | (held.products.keys() & exposed)
 
 
 def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
@@ -205,7 +198,7 @@ def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
     sizes = files.sizes(public)
     incumbents = {
         key: str(product.get("aliases", "")).split(",")
-        for key, product in _exposed_streams(layout).items()
+        for key, product in tree.listed_streams(layout.latest).items()
         if isinstance(product, dict)
     }
 
@@ -214,9 +207,8 @@ def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
 
     for client in METADATA:
         faults += prove_streams(read, sizes.get, client, incumbents)
-    for index in sorted((public / LXC).glob("index-*")):
-        if index.suffix != ".asc":
-            faults += prove_lxc(files.read(index) or b"", index.name, sizes.get)
+    for index in tree.lxc_indexes(public):
+        faults += prove_lxc(files.read(index) or b"", index.name, sizes.get)
     return faults + unsigned(layout, sizes.keys(), held)
 
 
@@ -228,7 +220,7 @@ def unsigned(layout: Layout, present: Container[str], held: Quarantine) -> list[
             plain = path.suffix == ".json" if suffix == ".gpg" else path.suffix != ".asc"
             if plain and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
-    for image in _listed(layout):
+    for image in _listing(layout).images:
         where = image.path
         found += [
             Fault(image.product.key, f"{image.serial} {name} has no signature", image.serial)

@@ -59,6 +59,11 @@ class Layout:
         return self.state / "offers.json"
 
     @property
+    def decisions(self) -> Path:
+        """The operator's word: holds, blocks, retirements; it outlives the state directory."""
+        return self.root / "decisions.toml"
+
+    @property
     def quarantine(self) -> Path:
         """What the proof keeps out of the indexes."""
         return self.state / "quarantine.json"

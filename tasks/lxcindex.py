@@ -38,6 +38,11 @@ def indexes(images: Iterable[Image], rules: Iterable[Rule], levels: Iterable[int
     return {name: text.encode() for name, text in found.items()}
 
 
+def path(line: str) -> str:
+    """The directory of the image that a line names, relative to ``public``."""
+    return line.rstrip("\n").rsplit(";", 1)[-1].strip("/")
+
+
 def _line(image: Image) -> str:
     product = image.product
     fields = (

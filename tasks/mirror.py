@@ -10,8 +10,11 @@ Nothing is ever deleted where ``site-id`` does not say that the tree there is ou
 
 import tempfile
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from tasks.catalogue import Catalogue
 from tasks.errors import ProgramFailed, TreeError
@@ -25,22 +28,34 @@ STALL = 300  # seconds without a byte after which rsync gives up
 MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked for is not there
 
 
-def is_current(mirror: Mirror, layout: Layout, grace: Span, now: datetime) -> bool:
+def is_current(mirror: Mirror, layout: Layout, grace: Span, gone: AbstractSet[str], now: datetime) -> bool:
     """Whether the mirror has the newest snapshot, and nothing there is due to go."""
     if not latest_name(layout):
         return True  # nothing to show yet
     known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
     newest = (known.snapshot, known.url, known.failed) == (latest_name(layout), mirror.url, "")
-    return newest and len(_protected(known.lapsing, grace, now)) == len(known.lapsing)
+    return (
+        newest
+        and gone <= {*known.gone}
+        and len(_protected(known.lapsing, grace, gone, now)) == len(known.lapsing)
+    )
 
 
 def push(  # noqa: PLR0913 - what, where, by whose leave, and when
-    mirror: Mirror, layout: Layout, grace: Span, keep: Sequence[int], *, adopt: bool, now: datetime
+    mirror: Mirror,
+    layout: Layout,
+    grace: Span,
+    gone: AbstractSet[str],
+    keep: Sequence[int],
+    *,
+    adopt: bool,
+    now: datetime,
 ) -> str:
     """Push the newest snapshot; a failure is noted for the last task to report, and others go on.
 
-    ``keep`` are descriptors that rsync inherits: the run's lock, for as long as rsync lives.
-    Raises TreeError when the destination is not this site's mirror; ``adopt`` makes it one.
+    ``gone`` are directories of images that get no grace; ``keep`` are descriptors that rsync inherits:
+    the run's lock, for as long as rsync lives. Raises TreeError when the destination is not this site's
+    mirror; ``adopt`` makes it one.
     """
     name = latest_name(layout)
     known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
@@ -54,16 +69,15 @@ def push(  # noqa: PLR0913 - what, where, by whose leave, and when
             run(command(phase, source, mirror.url), timeout=TIMEOUT, keep=keep)
         known = _switched(known, name, mirror.url, layout, now)
         save(layout.mirrored(mirror.name), known)
-        lapsing = _protected(known.lapsing, grace, now)
+        lapsing = _protected(known.lapsing, grace, gone, now)
         with tempfile.NamedTemporaryFile("w", suffix=".filter") as filters:
             filters.writelines(f"protect /{path}/***\n" for path in sorted(lapsing))
             filters.flush()
             run(command(deletion(filters.name), source, mirror.url), timeout=TIMEOUT, keep=keep)
     except (ProgramFailed, OSError) as error:
-        failed = Mirrored(known.snapshot, known.url, str(error), known.listed, known.lapsing)
-        save(layout.mirrored(mirror.name), failed)
+        save(layout.mirrored(mirror.name), replace(known, failed=str(error)))
         return f"failed: {error}"
-    save(layout.mirrored(mirror.name), Mirrored(name, mirror.url, "", known.listed, lapsing))
+    save(layout.mirrored(mirror.name), replace(known, lapsing=lapsing, gone=tuple(sorted(gone))))
     return f"{name} is at {mirror.url}"
 
 
@@ -148,11 +162,13 @@ def _switched(known: Mirrored, name: str, url: str, layout: Layout, now: datetim
     gone = {*known.listed, *known.lapsing} - listed if known.url == url else set[str]()
     stamp = int(now.timestamp())
     lapsing = {path: known.lapsing.get(path, stamp) for path in sorted(gone)}
-    return Mirrored(name, url, "", tuple(sorted(listed)), lapsing)
+    there = known.gone if known.url == url else ()
+    return Mirrored(name, url, "", tuple(sorted(listed)), lapsing, there)
 
 
-def _protected(lapsing: dict[str, int], grace: Span, now: datetime) -> dict[str, int]:
-    return {path: since for path, since in lapsing.items() if since > now.timestamp() - grace.seconds}
+def _protected(lapsing: dict[str, int], grace: Span, gone: AbstractSet[str], now: datetime) -> dict[str, int]:
+    until = now.timestamp() - grace.seconds
+    return {path: since for path, since in lapsing.items() if since > until and path not in gone}
 
 
 def _directory(url: str) -> str:

@@ -8,30 +8,38 @@ from datetime import datetime
 
 from tasks import files
 from tasks.catalogue import Catalogue
+from tasks.decisions import Decisions
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, taken
 
 
-def due(layout: Layout, settings: Settings, now: datetime) -> tuple[list[str], list[str]]:
-    """The image paths and the snapshots whose time has come; reads only."""
+def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> tuple[list[str], list[str]]:
+    """The image paths and the snapshots whose time has come; reads only.
+
+    While a snapshot is pinned no image goes: what it undid may be wanted again.
+    """
+    pin = word.pinned()
     lapsing = load(layout.lapsing, dict[str, int]) or {}
     listed = {image.path for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
     before = now.timestamp() - settings.site.grace.seconds
-    images = sorted(path for path, since in lapsing.items() if since <= before and path not in listed)
+    images = sorted(
+        path for path, since in lapsing.items() if since <= before and path not in listed and not pin
+    )
     keep = settings.snapshot
     old = snapshots(layout)[: -keep.keep]
     until = now.timestamp() - keep.keep_for.seconds
-    gone = [name for name in old if taken(name).timestamp() <= until and name != latest_name(layout)]
+    needed = {latest_name(layout), pin.snapshot if pin else ""}
+    gone = [name for name in old if taken(name).timestamp() <= until and name not in needed]
     return images, gone
 
 
-def prune(layout: Layout, settings: Settings, now: datetime) -> str:
+def prune(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> str:
     """Remove what is due; an image's files go first.
 
     A ledger that names too much is brought in line by the next run; an orphan would be adopted.
     """
-    images, old = due(layout, settings, now)
+    images, old = due(layout, settings, word, now)
     doomed = set(images)
     for ledger in load_all(layout.state / "ledger", Ledger) if doomed else ():
         stay = tuple(image for image in ledger.images if image.path not in doomed)

@@ -6,7 +6,9 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from tasks import state, tree
 from tasks.catalogue import Catalogue
+from tasks.decisions import Decisions
 from tasks.image import Image, serial_time
 from tasks.layout import Layout
 from tasks.settings import Settings
@@ -58,7 +60,7 @@ def published(images: Collection[Image]) -> list[str]:
     return _some("published", lines)
 
 
-def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[str]:
+def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done: bool) -> list[str]:
     """The last lines of ``publish``."""
     offers = load(layout.offers, Offers) or Offers()
     kept = load(layout.quarantine, Quarantine) or Quarantine()
@@ -66,7 +68,8 @@ def summary(layout: Layout, settings: Settings, *, nothing_done: bool) -> list[s
     images = [one for one in listed if one.path not in kept.images and one.product.key not in kept.products]
     products = {image.product for image in images}
     name = latest_name(layout)
-    lines = _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
+    lines = word.lines()
+    lines += _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
     lines += _some("note", offers.notes)
     lines += _some("failed", faults(layout, settings))
     if nothing_done:
@@ -133,6 +136,43 @@ def _status(name: str, images: list[Image], failure: Failure | None, offers: Off
         held=held,
         failed=failed,
     )
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot shows."""
+
+    name: str
+    products: int
+    images: int
+    latest: bool
+    pinned: bool
+
+
+def snapshots(layout: Layout, word: Decisions) -> list[Snapshot]:
+    """Every snapshot, newest first."""
+    latest, pin, rows = latest_name(layout), word.pinned(), []
+    for name in reversed(state.snapshots(layout)):
+        paths = tree.listed_paths(layout.snapshots / name / "public")
+        rows.append(
+            Snapshot(
+                name=name,
+                products=len({path.rpartition("/")[0] for path in paths}),
+                images=len(paths),
+                latest=name == latest,
+                pinned=pin is not None and name == pin.snapshot,
+            )
+        )
+    return rows
+
+
+def listing(rows: Sequence[Snapshot]) -> list[str]:
+    """Snapshots for people."""
+    return [
+        f"{row.name}  {row.products} products, {row.images} images"
+        + ", latest" * row.latest
+        + ", pinned" * row.pinned
+        for row in rows
+    ] or ["there is no snapshot yet"]
 
 
 def table(rows: Sequence[Status]) -> list[str]:

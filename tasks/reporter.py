@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
@@ -15,7 +16,7 @@ from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed, UnmetD
 
 from tasks import files
 from tasks.errors import PublishError, SettingsError
-from tasks.runtime import Run
+from tasks.runtime import Run, guarded
 from tasks.state import encode
 
 Step = Callable[..., "str | TaskFailed | None"]
@@ -32,8 +33,14 @@ class Broken(SystemExit):
 
 def step(verb: Step, *arguments: object, **options: object) -> list[object]:
     """A doit action of a verb whose expected errors become one line instead of a traceback."""
+    return [(honest(lambda: verb(*arguments, **options)), [], {})]
 
-    def action() -> str | TaskError | None:
+
+def honest(verb: Step) -> Callable[..., "str | TaskError | None"]:
+    """The same for a verb that doit hands what the command line says, by the names of its parameters."""
+
+    @wraps(verb)
+    def action(*arguments: object, **options: object) -> str | TaskError | None:
         try:
             return verb(*arguments, **options)
         except SettingsError as error:
@@ -41,7 +48,7 @@ def step(verb: Step, *arguments: object, **options: object) -> list[object]:
         except PublishError as error:
             return TaskError(str(error))
 
-    return [(action, [], {})]
+    return action
 
 
 def same(value: Callable[[], object]) -> Callable[..., bool]:
@@ -51,12 +58,17 @@ def same(value: Callable[[], object]) -> Callable[..., bool]:
     """
 
     def check(task: Any, values: Mapping[str, str]) -> bool:  # noqa: ANN401 - doit has no types
-        mark = files.digest(encode(value()))
+        mark = files.digest(encode(guarded(value)()))
         key = f"same {len(task.value_savers)}"
         task.value_savers.append(lambda: {key: mark})
         return values.get(key) == mark
 
     return check
+
+
+def asked(question: Callable[..., bool], *arguments: object) -> Callable[[], bool]:
+    """A doit up-to-date check: the answer is yes; asked when the task's turn comes."""
+    return lambda: guarded(question)(*arguments)
 
 
 def doit_config(run: Run) -> dict[str, object]:

@@ -21,16 +21,15 @@ from doit.exceptions import (
     TaskFailed,
 )
 
-from tasks import demo, files, indexes, prune, report, settings
+from tasks import demo, files, report, settings
+from tasks.decisions import Decisions
 from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image
 from tasks.journal import Journal
 from tasks.layout import Layout
-from tasks.mirror import is_current, push
 from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
-from tasks.settings import Mirror
-from tasks.state import Failure, Ledger, Offers, load, load_all, save
+from tasks.state import Failure, Ledger, Offers, decisions, load, load_all, save
 
 if TYPE_CHECKING:
     from jenkins.client import Client
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
-READ_ONLY = frozenset({"status"})  # commands for everybody who may read the site
+READ_ONLY = frozenset({"snapshots", "status"})  # commands for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 
@@ -76,6 +75,7 @@ class Run:
         self.pending: list[Wish] = []
         self.selected: tuple[str, ...] = ()
         self._lock: int | None = None
+        self._decided: tuple[object, Decisions] | None = None
         self._signer: Signer | None = None
         self._client: Client | None = None
         self._fetcher: Fetcher | None = None
@@ -84,12 +84,25 @@ class Run:
         except SettingsError as error:
             raise InvalidDodoFile(str(error)) from None
         self.layout = Layout(self.settings.site.root)
+        try:
+            self.decisions  # noqa: B018 - what is wrong in it is said before anything is done
+        except SettingsError as error:
+            raise InvalidDodoFile(str(error)) from None
         _RUNS.append(self)
 
     @property
     def now(self) -> datetime:
         """The clock; everything below is told the time."""
         return datetime.now(UTC)
+
+    @property
+    def decisions(self) -> Decisions:
+        """The operator's word as it stands now: it may change while a run lasts."""
+        path = self.layout.decisions
+        mark = (seen.st_ino, seen.st_mtime_ns, seen.st_size) if (seen := files.status(path)) else None
+        if self._decided is None or self._decided[0] != mark:
+            self._decided = mark, decisions(self.layout)
+        return self._decided[1]
 
     @guarded
     def prepare(self) -> None:
@@ -234,6 +247,8 @@ class Run:
         self.refuse_unknown(wish.product.name for wish in wishes)
         ledgers = {ledger.product: ledger for ledger in load_all(self.layout.state / "ledger", Ledger)}
         for wish in wishes:
+            if self.stopped(wish) and not self.asked(wish):
+                continue
             ledger = ledgers.get(wish.product)
             image = ledger.of_build(wish) if ledger else None
             if image is None:
@@ -260,8 +275,14 @@ class Run:
             return failure.reason
         return ""
 
+    def stopped(self, wish: Wish) -> str:
+        """Why the operator wants nothing fetched for a wish, "" when nothing is decided of it."""
+        return self.decisions.stop(wish.product, wish.job, wish.configuration, wish.number)
+
     def make(self, wish: Wish) -> str | TaskFailed:
         """Bring one product to its wished build."""
+        if why := self.stopped(wish):
+            return f"held: {why}"
         if (why := self.rejection(wish)) and not self.asked(wish):
             return f"rejected before: {why}"
         from tasks.make import make  # noqa: PLC0415 - not needed when nothing is new
@@ -271,45 +292,15 @@ class Run:
             self.published.append(made.image)
         return self.alone(made.line)
 
-    def collect(self) -> str:
-        """Gather what is to be listed."""
-        return indexes.collect(self.layout, self.settings, allow_shrink=self.options.allow_shrink)
-
     @guarded
     def ledgers(self) -> str:
         """A mark of all ledgers that changes whenever one of them does."""
         return files.stamp(self.layout.state / "ledger")
 
-    def indexes(self) -> list[Path]:
-        """Every file that names images."""
-        return indexes.stream_files(self.layout) + indexes.lxc_files(self.layout, self.settings.lxc)
-
-    @guarded
-    def is_pruned(self) -> bool:
-        """Whether nothing has lapsed."""
-        return not any(prune.due(self.layout, self.settings, self.now))
-
-    def timed(self, verb: Callable[..., str], *arguments: object) -> str:
-        """Run a verb that needs the time."""
-        return verb(self.layout, *arguments, now=self.now)
-
-    def push(self, mirror: Mirror) -> str | TaskFailed:
-        """Push to a mirror; rsync inherits the lock."""
-        adopt = mirror.name == self.adopted
-        grace = self.settings.site.grace
-        return self.alone(push(mirror, self.layout, grace, [self.lock()], adopt=adopt, now=self.now))
-
     def alone(self, said: str) -> str | TaskFailed:
         """Exit 1 for a step that failed softly and was asked for by name, without ``publish`` to tell."""
         failed = said.startswith(("failed:", "rejected:")) and "publish" not in self.selected
         return TaskFailed(said) if failed else said
-
-    @guarded
-    def is_mirrored(self, mirror: Mirror) -> bool:
-        """Whether there is nothing to do for a mirror."""
-        return mirror.name != self.adopted and is_current(
-            mirror, self.layout, self.settings.site.grace, self.now
-        )
 
     def adopting(self, name: str) -> None:
         """Take ``--adopt`` of the command line; raises InvalidDodoFile: exit 3."""
@@ -317,10 +308,6 @@ class Run:
         if name and name not in names:
             raise InvalidDodoFile(f"--adopt={name}: the mirrors are {', '.join(names) or 'none'}")
         self.adopted = name
-
-    def may_shrink(self) -> bool:
-        """Whether the command line allows products to vanish."""
-        return self.options.allow_shrink
 
     @guarded
     def is_flawless(self) -> bool:
@@ -340,7 +327,7 @@ class Run:
             lines += report.fate(self.layout, self.options.job, self.options.build, self.result)
         shown = [image for image in self.published if (self.layout.latest / image.path).exists()]
         lines += report.published(shown)
-        lines += report.summary(self.layout, self.settings, nothing_done=nothing_done)
+        lines += report.summary(self.layout, self.settings, self.decisions, nothing_done=nothing_done)
         return lines + (demo.farewell(self.clone, self.layout) if self.is_demo else [])
 
 

@@ -184,17 +184,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mirror: tuple[Mirror, ...] = ()
 
 
+def record(kind: type[Record], path: Path) -> Record:
+    """Read another TOML file into a record as strictly; raises SettingsError with every fault."""
+    reader = _Reader(path.name, path.parent)
+    found = reader.record(kind, _table(path), "")
+    if found is None:
+        raise SettingsError(reader.faults)
+    return found
+
+
 def read(path: Path, clone: Path) -> Settings:
     """Read and check the configuration; raises SettingsError with every fault that can be told.
 
     ``clone`` is the checkout of imagepress: no key may lie inside, where git would pick it up.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
-        raise SettingsError([f"{path.name}: {error}"]) from error
+    table = _table(path)
     reader = _Reader(path.name, path.absolute().parent)
     settings = reader.record(Settings, table, "")
     if settings is not None:
@@ -202,6 +206,15 @@ def read(path: Path, clone: Path) -> Settings:
     if settings is None or reader.faults:
         raise SettingsError(reader.faults)
     return settings
+
+
+def _table(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
+        raise SettingsError([f"{path.name}: {error}"]) from error
 
 
 class _Reader:
@@ -231,7 +244,11 @@ class _Reader:
                 values[name] = self.value(field.type, table[name], dot + name)
             elif field.required:
                 self.fault(dot + name, "is missing, and has no default")
-        return cls(**values) if len(self.faults) == before else None
+        try:
+            return cls(**values) if len(self.faults) == before else None
+        except ValueError as error:  # what only the whole record can tell
+            self.fault(where, str(error))
+            return None
 
     def value(self, kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a type
         """Convert one value, or one table, or a list of tables."""
@@ -246,7 +263,7 @@ class _Reader:
         try:
             if get_origin(kind) is Literal and value not in options:
                 raise ValueError(f"{value!r} is not one of {', '.join(map(repr, options))}")  # noqa: TRY301
-            if kind in (Span, Share):
+            if hasattr(kind, "parse"):
                 return kind.parse(str(value))
             return msgspec.convert(value, kind, dec_hook=self.path)
         except (msgspec.ValidationError, ValueError) as error:

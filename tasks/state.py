@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
-from tasks import files
+from tasks import files, settings
+from tasks.decisions import Decisions
 from tasks.errors import TreeError
 from tasks.image import Image, Product
 from tasks.layout import Layout
@@ -93,6 +94,7 @@ class Mirrored(msgspec.Struct, frozen=True):
     failed: str = ""
     listed: tuple[str, ...] = ()
     lapsing: dict[str, int] = msgspec.field(default_factory=dict)  # path -> seconds since the epoch
+    gone: tuple[str, ...] = ()  # images that were withdrawn at once, and are not there any more
 
 
 def load(path: Path, kind: type[Record]) -> Record | None:
@@ -115,6 +117,12 @@ def load_all(directory: Path, kind: type[Record]) -> Iterator[Record]:
             yield decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise TreeError(f"{path} is damaged ({error}); remove it and publish again") from error
+
+
+def decisions(layout: Layout) -> Decisions:
+    """The operator's word, none where the file is missing; raises SettingsError when it cannot be read."""
+    path = layout.decisions
+    return settings.record(Decisions, path) if path.exists() else Decisions()
 
 
 def listing(directory: Path) -> list[Path]:

@@ -6,7 +6,7 @@ listed once for each daemon. Item keys are those of images.linuxcontainers.org.
 """
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -79,6 +79,36 @@ def items(image: Image, clients: Iterable[str]) -> dict[str, Json]:
         if name in image.files:
             found[key] = _item(image, name, ftype)
     return found
+
+
+def keys(document: Mapping[str, Json]) -> list[str]:
+    """The products that a products file lists."""
+    products = document.get("products")
+    return list(products) if isinstance(products, dict) else []
+
+
+def paths(products: Mapping[str, Json]) -> set[str]:
+    """The directories of all images that a products file lists, relative to ``public``."""
+    return {_path(key, serial) for key, product in products.items() for serial in _versions(product)}
+
+
+def without(products: Mapping[str, Json], gone: Collection[str]) -> dict[str, Json]:
+    """A products file's products without some images; a product without any other goes too."""
+    left: dict[str, Json] = {}
+    for key, product in products.items():
+        kept = {one: of for one, of in _versions(product).items() if _path(key, one) not in gone}
+        if kept and isinstance(product, dict):
+            left[key] = {**product, "versions": kept}
+    return left
+
+
+def _versions(product: Json) -> dict[str, Json]:
+    versions = product.get("versions") if isinstance(product, dict) else None
+    return versions if isinstance(versions, dict) else {}
+
+
+def _path(key: str, serial: str) -> str:
+    return f"images/{key.replace(':', '/')}/{serial}"
 
 
 def text(document: Mapping[str, Json]) -> bytes:

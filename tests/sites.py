@@ -48,6 +48,7 @@ class Result:
             "proof",
             "prune",
             "snapshot",
+            "purge",
             "mirror",
             "publish",
         )

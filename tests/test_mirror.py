@@ -129,7 +129,7 @@ def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Sit
     layout = Layout(two.root)
 
     def give(now: datetime) -> int:
-        push(mirror, layout, HOUR, [], adopt=False, now=now)
+        push(mirror, layout, HOUR, set(), [], adopt=False, now=now)
         assert content(two.latest).items() <= content(two.mirror).items()
         return len(list(two.mirror.glob(f"images/{A}/*")))
 
@@ -139,12 +139,14 @@ def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Sit
     two.publish()
     two.publish()
     assert len(list(two.latest.glob(f"images/{A}/*"))) == 1, "the origin has pruned it"
-    assert not is_current(mirror, layout, HOUR, NOW)
+    assert not is_current(mirror, layout, HOUR, set(), NOW)
     assert give(NOW + timedelta(days=7)) == 2
-    assert is_current(mirror, layout, HOUR, NOW + timedelta(days=7, minutes=59))
-    assert not is_current(mirror, layout, HOUR, NOW + timedelta(days=7, minutes=61)), "time alone brings work"
+    assert is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=7, minutes=59))
+    assert not is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=7, minutes=61)), (
+        "time alone brings work"
+    )
     assert give(NOW + timedelta(days=7, minutes=61)) == 1
-    assert is_current(mirror, layout, HOUR, NOW + timedelta(days=9))
+    assert is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=9))
     assert content(two.mirror) == content(two.latest)
 
 
@@ -184,7 +186,7 @@ def test_a_first_push_that_was_cut_goes_on(two: Site) -> None:
     for phase in phases()[:2]:
         assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(two.mirror))) == 0
     mirror = Mirror(name="eu1", url=str(two.mirror))
-    push(mirror, Layout(two.root), HOUR, [], adopt=False, now=NOW)
+    push(mirror, Layout(two.root), HOUR, set(), [], adopt=False, now=NOW)
     assert content(two.mirror) == content(two.latest)
 
 
@@ -221,5 +223,11 @@ def test_the_push_raises_for_a_foreign_tree(two: Site, tmp_path: Path) -> None:
     (tmp_path / "foreign/file").touch()
     with pytest.raises(TreeError, match="is not empty"):
         push(
-            Mirror(name="x", url=str(tmp_path / "foreign")), Layout(two.root), HOUR, [], adopt=False, now=NOW
+            Mirror(name="x", url=str(tmp_path / "foreign")),
+            Layout(two.root),
+            HOUR,
+            set(),
+            [],
+            adopt=False,
+            now=NOW,
         )

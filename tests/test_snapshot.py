@@ -10,6 +10,7 @@ from sites import Site, build, files, matrix
 
 from tasks import settings
 from tasks.catalogue import Catalogue, kept
+from tasks.decisions import Decisions
 from tasks.image import File, Image, Kind, Product, Source
 from tasks.layout import Layout
 from tasks.prune import due, prune
@@ -119,12 +120,12 @@ def test_a_delisted_image_stays_for_grace_after_the_flip(layout: Layout, rules: 
     old, new = image("20260101_00:00"), image("20260102_00:00")
     place(layout, old, new, listed=2)
     snapshot(layout, NOW)
-    assert due(layout, rules, NOW + timedelta(days=9)) == ([], [])
+    assert due(layout, rules, Decisions(), NOW + timedelta(days=9)) == ([], [])
     place(layout, old, new, listed=1)
     mark_lapsing(layout, NOW)
-    assert due(layout, rules, NOW + timedelta(minutes=59))[0] == []
-    assert due(layout, rules, NOW + timedelta(minutes=60))[0] == [str(old.path)]
-    prune(layout, rules, NOW + timedelta(minutes=60))
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=59))[0] == []
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[0] == [str(old.path)]
+    prune(layout, rules, Decisions(), NOW + timedelta(minutes=60))
     assert not layout.image(old).exists()
     assert layout.image(new).exists()
     assert encode(Ledger(PRODUCT, (new,))) == layout.ledger(PRODUCT).read_bytes()
@@ -135,7 +136,7 @@ def test_an_image_that_is_listed_again_is_not_removed(layout: Layout, rules: set
     place(layout, old, new, listed=1)
     mark_lapsing(layout, NOW)
     place(layout, old, new, listed=2)
-    prune(layout, rules, NOW + timedelta(days=9))
+    prune(layout, rules, Decisions(), NOW + timedelta(days=9))
     assert layout.image(old).exists()
 
 
@@ -143,10 +144,13 @@ def test_a_snapshot_goes_when_both_limits_are_passed(layout: Layout, rules: sett
     for step in range(4):
         place(layout, *(image(f"20260101_00:{minute:02d}") for minute in range(step + 1)), listed=4)
         snapshot(layout, NOW + timedelta(minutes=step))
-    assert due(layout, rules, NOW + timedelta(minutes=59))[1] == []
-    assert due(layout, rules, NOW + timedelta(minutes=60))[1] == ["20261121-0830.0"]
-    assert due(layout, rules, NOW + timedelta(days=1))[1] == ["20261121-0830.0", "20261121-0831.0"]
-    prune(layout, rules, NOW + timedelta(days=1))
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=59))[1] == []
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[1] == ["20261121-0830.0"]
+    assert due(layout, rules, Decisions(), NOW + timedelta(days=1))[1] == [
+        "20261121-0830.0",
+        "20261121-0831.0",
+    ]
+    prune(layout, rules, Decisions(), NOW + timedelta(days=1))
     assert snapshots(layout) == ["20261121-0832.0", "20261121-0833.0"]
     assert latest_name(layout) == "20261121-0833.0"
 

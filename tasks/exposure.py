@@ -1,0 +1,107 @@
+"""From the ledgers to the mirrors: the second half of the pipeline, a step each or all at once (glue).
+
+Each step is a doit task. ``all`` is for what cannot wait for the pipeline's end: a batch of images
+while others still download, an image that is withdrawn at once, a return to an earlier snapshot.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from doit.exceptions import TaskFailed
+
+from tasks import indexes, mirror, prune, purge, snapshot, tree
+from tasks.settings import Lxc, Mirror
+
+if TYPE_CHECKING:
+    from tasks.runtime import Run
+
+
+class Exposure:
+    """The steps, for one run."""
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._layout, self._settings = run.layout, run.settings
+
+    @property
+    def lxc(self) -> Lxc:
+        """The compat levels that are shown: those of the pinned snapshot, where there is one."""
+        pin = self._run.decisions.pinned()
+        shown = tree.lxc_indexes(self._layout.snapshots / pin.snapshot / "public") if pin else []
+        levels = {int(path.suffix[1:]) for path in shown if path.suffix[1:].isdigit()}
+        return Lxc(levels=tuple(sorted(levels))) if shown else self._settings.lxc
+
+    def files(self) -> list[Path]:
+        """Every file that names images."""
+        return tree.stream_files(self._layout.public) + tree.lxc_files(self._layout.public, self.lxc)
+
+    def prune(self) -> str:
+        """Remove lapsed images and old snapshots."""
+        run = self._run
+        return prune.prune(self._layout, self._settings, run.decisions, run.now)
+
+    def is_pruned(self) -> bool:
+        """Whether nothing has lapsed."""
+        run = self._run
+        return not any(prune.due(self._layout, self._settings, run.decisions, run.now))
+
+    def collect(self) -> str:
+        """Gather what is to be listed."""
+        run = self._run
+        shrink = run.options.allow_shrink
+        return indexes.collect(self._layout, self._settings, run.decisions, allow_shrink=shrink)
+
+    def streams(self) -> str:
+        """Write and sign the streams."""
+        return indexes.write_streams(self._layout, self._settings.rules, self._run.signer)
+
+    def lxc_index(self) -> str:
+        """Write and sign the indexes of LXC."""
+        return indexes.write_lxc(self._layout, self._settings.rules, self.lxc, self._run.signer)
+
+    def prove(self) -> str:
+        """Read the new indexes as clients do."""
+        run = self._run
+        return indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
+
+    def freeze(self) -> str:
+        """Freeze the tree and show it."""
+        return snapshot.snapshot(self._layout, self._run.now)
+
+    def purge(self) -> str:
+        """Take back what was withdrawn at once."""
+        return purge.purge(self._layout, self._gone, self._run.signer)
+
+    def is_purged(self) -> bool:
+        """Whether nothing is left of what was withdrawn at once."""
+        return not any(purge.due(self._layout, self._gone))
+
+    def push(self, one: Mirror) -> str | TaskFailed:
+        """Push to a mirror; rsync inherits the lock."""
+        run, grace = self._run, self._settings.site.grace
+        adopt, keep = one.name == run.adopted, [run.lock()]
+        said = mirror.push(one, self._layout, grace, self._gone, keep, adopt=adopt, now=run.now)
+        return run.alone(said)
+
+    def is_mirrored(self, one: Mirror) -> bool:
+        """Whether there is nothing to do for a mirror."""
+        grace = self._settings.site.grace
+        there = mirror.is_current(one, self._layout, grace, self._gone, self._run.now)
+        return there and one.name != self._run.adopted
+
+    @property
+    def _gone(self) -> set[str]:
+        return self._run.decisions.withdrawn(at_once=True)
+
+    def all(self) -> Iterator[tuple[str, str | TaskFailed]]:
+        """Every step now, each with the line it ends with."""
+        yield "collect", self.collect()
+        yield "streams", self.streams()
+        yield "lxc_index", self.lxc_index()
+        yield "proof", self.prove()
+        yield "snapshot", self.freeze()
+        if not self.is_purged():
+            yield "purge", self.purge()
+        for one in self._settings.mirror:
+            yield f"mirror:{one.name}", self.push(one)

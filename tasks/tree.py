@@ -1,0 +1,131 @@
+"""The door to the indexes of a tree: what they list, and how they are written, signed, in all their forms.
+
+A tree is a directory with ``images``, ``streams`` and ``meta`` below: the site's own, or a snapshot's.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from tasks import files, lxcindex, streams
+from tasks.image import SOURCE, Image
+from tasks.layout import LXC, STREAMS, STREAMS_TWIN
+from tasks.settings import Lxc
+from tasks.sign import Signer, publish_signed
+from tasks.state import load
+from tasks.streams import Json
+
+FORMS = ("json", "json.gpg", "json.gz", "sjson")
+
+
+def stream_files(public: Path) -> list[Path]:
+    """Every file that ``put_streams`` leaves."""
+    return [
+        public / top / f"{name}.{form}"
+        for top in (STREAMS, STREAMS_TWIN)
+        for name in ("images", "index")
+        for form in FORMS
+    ]
+
+
+def lxc_files(public: Path, lxc: Lxc) -> list[Path]:
+    """Every index of LXC with its signature."""
+    names = [name + suffix for name in lxcindex.names(lxc.levels) for suffix in ("", ".asc")]
+    return [public / LXC / name for name in names]
+
+
+def lxc_indexes(public: Path) -> list[Path]:
+    """The indexes of LXC that are there, without their signatures."""
+    return sorted(path for path in (public / LXC).glob("index-*") if path.suffix != ".asc")
+
+
+def listed_products(public: Path) -> set[str]:
+    """The keys of the products that a tree lists."""
+    return set(listed_streams(public)) | set(lxc_lines(public / LXC / "index-system"))
+
+
+def listed_streams(public: Path) -> dict[str, Json]:
+    """The products of a tree's images.json, as they stand there."""
+    document = load(public / STREAMS / streams.IMAGES, dict) or {}
+    products = document.get("products")
+    return products if isinstance(products, dict) else {}
+
+
+def lxc_lines(index: Path) -> dict[str, str]:
+    """The lines of an LXC index by their product's key."""
+    lines = (files.read(index) or b"").decode().splitlines(keepends=True)
+    return {":".join(line.split(";")[:4]): line for line in lines}
+
+
+def listed_paths(public: Path) -> set[str]:
+    """The directories of the images that a tree lists, relative to it."""
+    paths = streams.paths(listed_streams(public))
+    for index in lxc_indexes(public):
+        paths |= {lxcindex.path(line) for line in lxc_lines(index).values()}
+    return paths
+
+
+def listed_images(public: Path) -> Iterator[Image]:
+    """The images that a tree lists, read from their own ``source.json``, in order of their paths."""
+    for path in sorted(listed_paths(public)):
+        if image := load(public / path / SOURCE, Image):
+            yield image
+
+
+def put_streams(public: Path, document: Mapping[str, Json], by: Signer) -> bool:
+    """Write images.json and index.json with .gpg, .sjson and .gz, at both of their places."""
+    names, changed = streams.keys(document), False
+    for place in (STREAMS, STREAMS_TWIN):
+        directory = public / place
+        changed |= _put_stream(directory / streams.IMAGES, streams.text(document), None, by)
+        index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
+        changed |= _put_stream(directory / streams.INDEX, index, signed, by)
+    return changed
+
+
+def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bool:
+    """One stream file in its four forms; says whether it changed."""
+    clear, packed = path.with_suffix(".sjson"), path.with_name(f"{path.name}.gz")
+    if (
+        files.read(path) == data
+        and clear.exists()
+        and packed.exists()
+        and path.with_name(f"{path.name}.gpg").exists()
+    ):
+        return False
+    files.unlink(path)  # made again whole, should we be killed in between
+    files.write(clear, by.clear(signed or data))
+    files.write(packed, streams.gzipped(data))
+    return publish_signed(path, data, by, ".gpg")
+
+
+def strip(public: Path, gone: Collection[str], by: Signer) -> bool:
+    """Take images out of every index of a tree; says whether one named them."""
+    document = load(public / STREAMS / streams.IMAGES, dict) or {}
+    products = listed_streams(public)
+    left = streams.without(products, gone)
+    if changed := left != products:
+        put_streams(public, {**document, "products": left}, by)
+    for index in lxc_indexes(public):
+        lines = lxc_lines(index).values()
+        kept = [line for line in lines if lxcindex.path(line) not in gone]
+        if len(kept) < len(lines):
+            publish_signed(index, "".join(kept).encode(), by, ".asc")
+            changed = True
+    return changed
+
+
+def copy_indexes(source: Path, target: Path, top: PurePosixPath) -> bool:
+    """Make the indexes below ``top`` those of another tree, byte for byte; says whether one changed.
+
+    A signature comes after what it signs, as everywhere.
+    """
+    wanted = {path.relative_to(source) for path in (source / top).rglob("*") if path.is_file()}
+    stale = [path for path in (target / top).rglob("*") if path.is_file()]
+    changed = False
+    for path in stale:
+        if path.relative_to(target) not in wanted:
+            files.unlink(path)
+            changed = True
+    for path in sorted(wanted):
+        changed |= files.write_changed(target / path, files.read(source / path) or b"")
+    return changed
