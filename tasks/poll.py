@@ -2,7 +2,8 @@
 
 One request covers every job and configuration, one the test gate; a build is only asked for its
 artifacts when its number moved. A wish file is rewritten only when it changes, and whatever Jenkins
-has forgotten leaves it as it is: nothing is ever unpublished here.
+has forgotten leaves it as it is: nothing is ever unpublished here. All is asked first and written
+last, so that ``look`` can ask alone.
 """
 
 import time
@@ -41,18 +42,21 @@ def poll(client: Client, settings: Jenkins, layout: Layout, job: str = "") -> st
     When Jenkins cannot be asked, that is recorded for the last task to report, the wishes stay, and
     so work that is due anyway still gets done. Raises SettingsError for a job that is not polled.
     """
-    before = load(layout.offers, Offers) or Offers()
-    try:
-        found = _Poll(client, settings, layout).run(job)
-    except JenkinsError as error:
-        if job:  # says nothing of the others; the next poll of this job, or of everything, forgets it
-            troubled = {**before.troubled, split_job(job)[0]: f"Jenkins: {error}"}
-            save(layout.offers, msgspec.structs.replace(before, troubled=troubled))
-        else:
-            save(layout.offers, msgspec.structs.replace(before, failed=str(error)))
-        return f"Jenkins could not be asked: {error}"
-    save(layout.offers, found.after(before, split_job(job)[0]) if job else found.offers())
+    found = _Poll(client, settings, layout)
+    offers = found.look(job)
+    for product in found.moved:
+        save(layout.wish(product), found.wishes[product])
+    save(layout.offers, offers)
     return found.line()
+
+
+def look(client: Client, settings: Jenkins, layout: Layout) -> tuple[Offers, dict[Product, Wish]]:
+    """What a poll of everything would leave: the offers and every wish; asks, and writes nothing.
+
+    When Jenkins cannot be asked, ``Offers.failed`` says so and the wishes are those of before.
+    """
+    found = _Poll(client, settings, layout)
+    return found.look(""), found.wishes
 
 
 def await_build(
@@ -92,31 +96,45 @@ class Pipeline(NamedTuple):
 
 
 class _Poll:
-    """One poll: what was offered, and what became of it."""
+    """One poll: what was offered, and what becomes of it; it reads the records and writes none."""
 
     def __init__(self, client: Client, settings: Jenkins, layout: Layout) -> None:
-        self._client, self._settings, self._layout = client, settings, layout
-        self._wishes = {wish.product: wish for wish in load_all(layout.state / "wishes", Wish)}
+        self._client, self._settings = client, settings
+        self._before = load(layout.offers, Offers) or Offers()
+        self.wishes = {wish.product: wish for wish in load_all(layout.state / "wishes", Wish)}
+        self.moved: list[Product] = []
+        self._failed = ""
         self._held: dict[str, str] = {}
         self._troubled: dict[str, str] = {}
         self._waiting: list[str] = []
         self._notes: list[str] = []
         self._products: set[Product] = set()
-        self._moved = list[Product]()
         self._pipelines: list[Pipeline] = []
         self._fitting = False  # whether any job is an image job
 
-    def run(self, job: str) -> "_Poll":
-        """Ask, choose, and write the wishes; raises JenkinsError."""
+    def look(self, job: str) -> Offers:
+        """Ask and choose; what is to be remembered beyond the wishes. Raises SettingsError."""
+        before, name = self._before, split_job(job)[0]
+        try:
+            self._run(name)
+        except JenkinsError as error:
+            self._failed = str(error)
+            if not job:
+                return msgspec.structs.replace(before, failed=self._failed)
+            # Says nothing of the others; the next poll of this job, or of everything, forgets it.
+            troubled = {**before.troubled, name: f"Jenkins: {error}"}
+            return msgspec.structs.replace(before, troubled=troubled)
+        return self._after(name) if job else self._offers()
+
+    def _run(self, job: str) -> None:
         settings = self._settings
         older = settings.gate is not None
         if job:
-            name, _ = split_job(job)
-            self._refuse_foreign(name)
+            self._refuse_foreign(job)
             answer = self._client.json(
-                api.job_path(name), api.job_tree(older=older, unstable=settings.unstable)
+                api.job_path(job), api.job_tree(older=older, unstable=settings.unstable)
             )
-            jobs: Iterable[tuple[str, api.Job]] = [(name, api.parse_job(answer))]
+            jobs: Iterable[tuple[str, api.Job]] = [(job, api.parse_job(answer))]
         else:
             answer = self._client.json(self._top(), api.jobs_tree(older=older, unstable=settings.unstable))
             jobs = self._named(api.parse_jobs(answer))
@@ -126,12 +144,13 @@ class _Poll:
             patterns = ", ".join(self._settings.jobs)
             self._troubled["jenkins.jobs"] = f"no job here is called {patterns}; see jenkins.folder and .view"
         wanted = [(offer, build) for offer in offers if (build := self._choose(offer, gate))]
-        together(lambda one: self._wish(*one), wanted, settings.downloads)
+        for wish in together(lambda one: self._wish(*one), wanted, settings.downloads):
+            if wish:
+                self._keep(wish)
         found = together(lambda one: self._pipeline(one, gate), pipelines, settings.downloads)
         self._settle(wish for wishes in found for wish in wishes)
-        return self
 
-    def offers(self) -> Offers:
+    def _offers(self) -> Offers:
         """What is to be remembered of a poll of everything."""
         return Offers(
             held=self._held,
@@ -140,8 +159,9 @@ class _Poll:
             notes=tuple(self._notes),
         )
 
-    def after(self, before: Offers, job: str) -> Offers:
+    def _after(self, job: str) -> Offers:
         """What is to be remembered of a poll of one job: its products' part is new, the rest stays."""
+        before = self._before
         mine = {product.name for product in self._products} | {job}
         return Offers(
             failed=before.failed,
@@ -154,7 +174,9 @@ class _Poll:
 
     def line(self) -> str:
         """The poll in one line."""
-        parts = [f"{len(self._products)} products", f"{len(self._moved)} with a new build"]
+        if self._failed:
+            return f"Jenkins could not be asked: {self._failed}"
+        parts = [f"{len(self._products)} products", f"{len(self.moved)} with a new build"]
         parts += [
             f"{len(some)} {what}"
             for some, what in ((self._held, "held"), (self._waiting, "never built"))
@@ -224,7 +246,7 @@ class _Poll:
 
     def _choose(self, offer: Offer, gate: Verdicts | None) -> api.Build | None:
         self._products.add(offer.product)
-        wish = self._wishes.get(offer.product)
+        wish = self.wishes.get(offer.product)
         choice = choose(offer, wish, gate)
         if choice.held:
             self._held[offer.product.name] = choice.held
@@ -237,22 +259,22 @@ class _Poll:
             )
         return choice.build
 
-    def _wish(self, offer: Offer, build: api.Build) -> None:
-        """Ask for one build's artifacts and wish for it."""
+    def _wish(self, offer: Offer, build: api.Build) -> Wish | None:
+        """Ask for one build's artifacts; the wish for it, None when that cannot be had."""
         name = offer.product.name
         try:
             detail = self._detail(f"{_path(f'{offer.job}/{offer.configuration}')}/{build.number}")
         except JenkinsError as error:
             self._troubled[name] = f"{offer.job}/{offer.configuration} #{build.number}: {error}"
-            return
-        self._save(_wished(offer, build, detail, _paths(detail)))
+            return None
+        return _wished(offer, build, detail, _paths(detail))
 
     def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> list[Wish]:
         """A job without configurations: one build holds the images of several products."""
         job, os = pipeline.name, pipeline.os
         mine = {
             product: wish
-            for product, wish in self._wishes.items()
+            for product, wish in self.wishes.items()
             if wish.job == job and not wish.configuration
         }
         self._products |= mine.keys()
@@ -278,12 +300,12 @@ class _Poll:
         ]
 
     def _settle(self, wishes: Iterable[Wish]) -> None:
-        """Save the wishes of pipelines; of two for one product the newest build wins."""
+        """Keep the wishes of pipelines; of two for one product the newest build wins."""
         for wish in sorted(wishes, key=lambda one: (one.timestamp, one.job)):
             self._products.add(wish.product)
-            before = self._wishes.get(wish.product)
+            before = self.wishes.get(wish.product)
             if before is None or before.job == wish.job or wish.timestamp > before.timestamp:
-                self._save(wish)
+                self._keep(wish)
 
     def _detail(self, path: str) -> api.BuildDetail:
         """A build that is over and has artifacts; raises JenkinsError."""
@@ -294,10 +316,10 @@ class _Poll:
             raise JenkinsError("has no artifacts (any more)")
         return detail
 
-    def _save(self, wish: Wish) -> None:
-        self._wishes[wish.product] = wish
-        if save(self._layout.wish(wish.product), wish):
-            self._moved.append(wish.product)
+    def _keep(self, wish: Wish) -> None:
+        if self.wishes.get(wish.product) != wish:
+            self.wishes[wish.product] = wish
+            self.moved.append(wish.product)
 
 
 _ANY = Product("any", "any", "any", "any")  # stands for the products of a job that only its artifacts tell

@@ -18,7 +18,7 @@ from tasks.errors import SettingsError, UpstreamError
 from tasks.image import Product
 from tasks.layout import Layout
 from tasks.plan import Wish
-from tasks.poll import await_build, poll, split_job
+from tasks.poll import await_build, look, poll, split_job
 from tasks.settings import Axes, Gate, Jenkins
 from tasks.state import Offers, load, load_all
 
@@ -44,6 +44,22 @@ class Asked:
         self.server.clear()
         client = Client(self.server.url)
         return poll(client, Jenkins(url=self.server.url, **options), self.layout, job)
+
+    def look(self, **options) -> tuple[Offers, dict[Product, Wish]]:
+        self.server.clear()
+        return look(Client(self.server.url), Jenkins(url=self.server.url, **options), self.layout)
+
+    def everything(self) -> dict[str, tuple[int, int, bytes]]:
+        """What lies below the root, each with its time, inode and content."""
+        return {
+            str(path): (
+                path.stat().st_mtime_ns,
+                path.stat().st_ino,
+                path.read_bytes() if path.is_file() else b"",
+            )
+            for path in [self.layout.root, *self.layout.root.rglob("*")]
+            if path.exists()
+        }
 
     @property
     def paths(self) -> list[str]:
@@ -1020,6 +1036,34 @@ class TestGate:
         assert "not found" in gated.poll(gate=Gate(job="gone"))
         assert "/job/gone/api/json: not found" in gated.offers.failed
         assert gated.numbers == {A: 1, B: 1, C: 1}
+
+
+class TestLook:
+    def test_it_says_what_a_poll_would_leave_and_writes_nothing(self, three):
+        build(three.server.ci, A)
+        three.server.ci.pipeline("image-line").build(files={"amd64/1/default/serial": b"x"})
+        before = three.everything()
+        offers, wishes = three.look(path=TEMPLATE)
+        assert three.everything() == before
+        three.poll(path=TEMPLATE)
+        assert offers == three.offers
+        assert {product.name: wish for product, wish in wishes.items()} == three.records
+        assert three.numbers == {A: 2, B: 1, C: 1, "line/1/amd64/default": 1}
+
+    def test_it_makes_nothing_of_a_site_that_is_not_there(self, site):
+        matrix(site.server.ci, A)
+        build(site.server.ci, A)
+        _, wishes = site.look()
+        assert [product.name for product in wishes] == [A]
+        assert not site.layout.root.exists()
+
+    def test_when_jenkins_is_away_it_says_so_and_what_is_known(self, three):
+        before, everything = three.records, three.everything()
+        three.server.faults.add("^/api/json", Status(403))
+        offers, wishes = three.look()
+        assert "HTTP status 403" in offers.failed
+        assert {product.name: wish for product, wish in wishes.items()} == before
+        assert three.everything() == everything
 
 
 class TestTrouble:
