@@ -33,6 +33,16 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         return f"{where} #{self.number}"
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The build of a job without configurations that was last asked for, and what it had."""
+
+    job: str
+    number: int
+    timestamp: int
+    products: tuple[Product, ...]
+    configuration: str = ""
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """What Jenkins has for one product: its good builds, newest first."""
 
@@ -140,20 +150,20 @@ class Choice(msgspec.Struct, frozen=True):
     held: str = ""
 
 
-def choose(offer: Offer, wish: Wish | None, gate: Verdicts | None) -> Choice:
+def choose(offer: Offer, wish: Wish | Asked | None, gate: Verdicts | None) -> Choice:
     """The newest build that passed, if it moves the product on."""
     newest = offer.builds[0] if offer.builds else None
     best = next((one for one in offer.builds if gate is None or gate.allow(offer, one.number)), None)
     held = ""
-    if newest and newest is not best and (wish is None or _moves(wish, offer, newest)):
+    if newest and newest is not best and (wish is None or moves(wish, offer, newest)):
         held = f"build #{newest.number} has not passed the test job"
-    if best is None or (wish and not _moves(wish, offer, best)):
+    if best is None or (wish and not moves(wish, offer, best)):
         return Choice(None, held)
     return Choice(best, held)
 
 
-def _moves(wish: Wish, offer: Offer, build: Build) -> bool:
-    """Whether a build is further on than the wish.
+def moves(wish: Wish | Asked, offer: Offer | Wish, build: Build | Wish) -> bool:
+    """Whether a build is further on than the wish; another wish may stand for the offer and its build.
 
     A number that is not higher counts when it started later: the job was deleted and made again. A
     lower number that is older only means that the wished build was rotated away. A sibling of the

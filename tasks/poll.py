@@ -19,11 +19,13 @@ from tasks.errors import SettingsError, UpstreamError
 from tasks.image import Product
 from tasks.layout import Layout
 from tasks.plan import (
+    Asked,
     Offer,
     Verdicts,
     Wish,
     choose,
     merge,
+    moves,
     os_of,
     product_of,
     products_in,
@@ -46,7 +48,7 @@ def poll(client: Client, settings: Jenkins, layout: Layout, job: str = "") -> st
     offers = found.look(job)
     for product in found.moved:
         save(layout.wish(product), found.wishes[product])
-    save(layout.offers, offers)
+    save(layout.offers, offers)  # last: a build counts as asked for when all of its wishes are there
     return found.line()
 
 
@@ -110,6 +112,7 @@ class _Poll:
         self._notes: list[str] = []
         self._products: set[Product] = set()
         self._pipelines: list[Pipeline] = []
+        self._asked: dict[str, Asked] = {}
         self._fitting = False  # whether any job is an image job
 
     def look(self, job: str) -> Offers:
@@ -157,6 +160,7 @@ class _Poll:
             troubled=self._troubled,
             waiting=tuple(sorted(self._waiting)),
             notes=tuple(self._notes),
+            asked=self._asked,
         )
 
     def _after(self, job: str) -> Offers:
@@ -170,6 +174,7 @@ class _Poll:
             | self._troubled,
             waiting=tuple(sorted({*before.waiting} - mine | {*self._waiting})),
             notes=before.notes,
+            asked={**before.asked, **self._asked},
         )
 
     def line(self) -> str:
@@ -270,18 +275,21 @@ class _Poll:
         return _wished(offer, build, detail, _paths(detail))
 
     def _pipeline(self, pipeline: Pipeline, gate: Verdicts | None) -> list[Wish]:
-        """A job without configurations: one build holds the images of several products."""
+        """A job without configurations: one build holds the images of several products.
+
+        Not every build has every product, so what counts is the build that was last asked for.
+        """
         job, os = pipeline.name, pipeline.os
-        mine = {
-            product: wish
-            for product, wish in self.wishes.items()
-            if wish.job == job and not wish.configuration
+        here = (job, "")
+        self._products |= {
+            one.product for one in self.wishes.values() if (one.job, one.configuration) == here
         }
-        self._products |= mine.keys()
         offer = Offer(product=_ANY, job=job, configuration="", builds=pipeline.builds)
-        # Not every build has every product: one wish that is there already means that it was asked for.
-        choices = [choose(offer, wish, gate) for wish in mine.values()] or [choose(offer, None, gate)]
-        choice = next((one for one in choices if one.build is None), choices[0])
+        asked = self._before.asked.get(job)
+        if asked:
+            self._asked[job] = asked
+        lost = asked is None or not self.wishes.keys() >= set(asked.products)  # then ask once more
+        choice = choose(offer, None if lost else asked, gate)
         if choice.held:
             self._held[job] = choice.held
         if choice.build is None:
@@ -294,6 +302,13 @@ class _Poll:
             return []
         if not found:
             self._troubled[job] = f"{job} #{choice.build.number}: no artifact lies as jenkins.path says"
+            return []
+        self._asked[job] = Asked(
+            job=job,
+            number=choice.build.number,
+            timestamp=choice.build.timestamp,
+            products=tuple(sorted(found)),
+        )
         return [
             _wished(msgspec.structs.replace(offer, product=product), choice.build, detail, paths)
             for product, paths in found.items()
@@ -304,7 +319,7 @@ class _Poll:
         for wish in sorted(wishes, key=lambda one: (one.timestamp, one.job)):
             self._products.add(wish.product)
             before = self.wishes.get(wish.product)
-            if before is None or before.job == wish.job or wish.timestamp > before.timestamp:
+            if before is None or moves(before, wish, wish):
                 self._keep(wish)
 
     def _detail(self, path: str) -> api.BuildDetail:

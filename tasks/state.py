@@ -16,7 +16,7 @@ from tasks.decisions import Decisions
 from tasks.errors import TreeError
 from tasks.image import Image, Product
 from tasks.layout import Layout
-from tasks.plan import Wish
+from tasks.plan import Asked, Wish
 from tasks.proof import Fault
 
 Record = TypeVar("Record")
@@ -63,6 +63,7 @@ class Offers(msgspec.Struct, frozen=True, kw_only=True):
     troubled: Mapping[str, str] = msgspec.field(default_factory=dict)  # product -> why it could not be asked
     waiting: tuple[str, ...] = ()  # products without any build to publish yet
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, Asked] = msgspec.field(default_factory=dict)  # job without configurations -> build
 
 
 class Quarantine(msgspec.Struct, frozen=True):

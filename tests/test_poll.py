@@ -709,6 +709,94 @@ class TestPipelines:
         site.poll(path=TEMPLATE)
         assert site.paths == ["/api/json"]
 
+    @pytest.fixture
+    def halved(self, site, job):
+        """A poll of a second build that was killed when it had written one of its two wishes."""
+        both = {"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"}
+        job.build(files=both)
+        site.poll(path=TEMPLATE)
+        unwritten = (site.layout.offers, site.layout.wish(site.records[B].product))
+        before = {path: path.read_bytes() for path in unwritten}
+        job.build(files=dict.fromkeys(both, b"y"))
+        site.poll(path=TEMPLATE)
+        for path, content in before.items():
+            path.write_bytes(content)
+        assert site.numbers == {A: 2, B: 1}
+        return site
+
+    @pytest.mark.parametrize("one", ["", "image-tiny"])
+    def test_a_kill_between_two_wishes_of_a_build_is_made_good(self, halved, one):
+        halved.poll(one, path=TEMPLATE)
+        assert halved.numbers == {A: 2, B: 2}
+        halved.poll(path=TEMPLATE)
+        assert halved.paths == ["/api/json"]
+
+    def test_what_was_asked_is_written_last(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        wishes = [path.stat().st_mtime_ns for path in (site.layout.state / "wishes").iterdir()]
+        assert len(wishes) == 2
+        assert site.layout.offers.stat().st_mtime_ns >= max(wishes)
+
+    @pytest.mark.parametrize("lost", ["offers", "wish", "both"])
+    def test_a_record_that_is_lost_costs_one_request(self, site, job, lost):
+        job.build(files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        before, offers = site.records, site.offers
+        if lost != "wish":
+            site.layout.offers.unlink()
+        if lost != "offers":
+            site.layout.wish(before[B].product).unlink()
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json", "/job/image-tiny/1/api/json"]
+        assert (site.records, site.offers) == (before, offers)
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json"]
+
+    def test_without_the_record_an_older_build_takes_nothing_back(self, site, job):
+        for content in (b"x", b"y"):
+            job.build(files={"amd64/1/default/serial": content})
+        site.poll(path=TEMPLATE)
+        job.delete_build(2)
+        site.layout.offers.unlink()
+        site.poll(path=TEMPLATE)
+        assert site.numbers == {A: 2}
+
+    def test_a_poll_of_one_job_keeps_what_was_asked_of_the_others(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x"})
+        other = site.server.ci.pipeline("image-other")
+        other.build(files={"amd64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        other.build(files={"amd64/1/default/serial": b"y"})
+        site.poll("image-other", path=TEMPLATE)
+        assert {name: asked.number for name, asked in site.offers.asked.items()} == {
+            "image-tiny": 1,
+            "image-other": 2,
+        }
+        site.poll(path=TEMPLATE)
+        assert site.paths == ["/api/json"]
+
+    def test_trouble_with_a_newer_build_forgets_nothing(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        before = site.offers.asked
+        job.build(files={"serial": b"x"})
+        for _ in range(2):
+            site.poll(path=TEMPLATE)
+            assert site.offers.troubled
+            assert site.offers.asked == before
+        site.server.faults.add("^/api/json", Status(403))
+        site.poll(path=TEMPLATE)
+        assert site.offers.asked == before
+
+    def test_a_job_that_is_gone_is_forgotten(self, site, job):
+        job.build(files={"amd64/1/default/serial": b"x"})
+        site.poll(path=TEMPLATE)
+        job.remove()
+        site.poll(path=TEMPLATE)
+        assert site.offers.asked == {}
+        assert site.numbers == {A: 1}
+
     def test_a_pipeline_made_anew_is_followed_once(self, site, job):
         job.build(
             files={"amd64/1/default/serial": b"x", "arm64/1/default/serial": b"x"},
