@@ -14,7 +14,7 @@ from jenkins.errors import Malformed
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 _BUILD = "[number,url,timestamp,result,building]"
-_DEPTH = 4  # folders in folders: the tree grammar has no recursion
+_DEPTH = 4  # folders in folders in one answer: the tree grammar has no recursion
 _OLDER = 10  # how far back the newest tested build is looked for
 _TESTS = 1000  # how many runs of the test job are looked at
 
@@ -120,10 +120,7 @@ def jobs_tree(*, older: bool, unstable: bool) -> str:
 
     lastStableBuild is SUCCESS only, lastSuccessfulBuild is UNSTABLE too (PermalinkProjectAction).
     """
-    tree = fields = job_tree(older=older, unstable=unstable)
-    for _ in range(_DEPTH):
-        tree = f"{fields},jobs[{tree}]"
-    return f"jobs[{tree}]"
+    return _nested(job_tree(older=older, unstable=unstable))
 
 
 def job_tree(*, older: bool, unstable: bool) -> str:
@@ -133,14 +130,27 @@ def job_tree(*, older: bool, unstable: bool) -> str:
     return f"name,url,{builds},activeConfigurations[name,url,{builds}]"
 
 
+def _nested(fields: str) -> str:
+    """The tree for these fields of every job; of the deepest folders only whether they hold anything."""
+    tree = f"{fields},jobs[name]{{0,1}}"
+    for _ in range(_DEPTH):
+        tree = f"{fields},jobs[{tree}]"
+    return f"jobs[{tree}]"
+
+
+NAMES_TREE = _nested("name,url")
 BUILD_TREE = "number,result,building,timestamp,artifacts[relativePath],fingerprint[hash]"
 STATE_TREE = "number,result,building,inProgress,timestamp"
 TESTS_TREE = f"allBuilds[result,building,timestamp,actions[parameters[name,value]]]{{0,{_TESTS}}}"
 
 
 def parse_jobs(answer: bytes) -> Iterator[tuple[str, Job]]:
-    """Every job with its path below the asked object (``a/b/name``), folders opened; raises Malformed."""
-    return _walk(_decode(answer, _Top).jobs or (), "")
+    """Every job with its path below the asked object (``a/b/name``); raises Malformed.
+
+    What a folder holds follows it, and its own ``jobs`` is empty; a folder that still has some was too
+    deep for one answer and is to be asked itself.
+    """
+    return _walk(_decode(answer, _Top).jobs or (), "", _DEPTH)
 
 
 def parse_job(answer: bytes) -> Job:
@@ -198,11 +208,14 @@ def job_name(url: str) -> tuple[str, ...] | None:
     return (*names, *map(unquote, rest))
 
 
-def _walk(jobs: Iterable[Job], above: str) -> Iterator[tuple[str, Job]]:
+def _walk(jobs: Iterable[Job], above: str, levels: int) -> Iterator[tuple[str, Job]]:
     for job in jobs:
         path = f"{above}{job.name}"
-        yield path, job
-        yield from _walk(job.jobs or (), f"{path}/")
+        if not levels or not job.jobs:
+            yield path, job
+            continue
+        yield path, msgspec.structs.replace(job, jobs=())
+        yield from _walk(job.jobs, f"{path}/", levels - 1)
 
 
 def _decode(answer: bytes, kind: type[Record]) -> Record:

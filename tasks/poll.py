@@ -7,7 +7,7 @@ last, so that ``look`` can ask alone.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -110,6 +110,7 @@ class _Poll:
         self._troubled: dict[str, str] = {}
         self._waiting: list[str] = []
         self._notes: list[str] = []
+        self._opened: set[str] = set()  # folders too deep for the first answer
         self._products: set[Product] = set()
         self._pipelines: list[Pipeline] = []
         self._asked: dict[str, Asked] = {}
@@ -134,13 +135,11 @@ class _Poll:
         older = settings.gate is not None
         if job:
             self._refuse_foreign(job)
-            answer = self._client.json(
-                api.job_path(job), api.job_tree(older=older, unstable=settings.unstable)
-            )
+            tree = api.job_tree(older=older, unstable=settings.unstable)
+            answer = self._client.json(api.job_path(job), tree)
             jobs: Iterable[tuple[str, api.Job]] = [(job, api.parse_job(answer))]
         else:
-            answer = self._client.json(self._top(), api.jobs_tree(older=older, unstable=settings.unstable))
-            jobs = self._named(api.parse_jobs(answer))
+            jobs = self._jobs(api.jobs_tree(older=older, unstable=settings.unstable))
         gate = self._gate()
         offers, pipelines = self._sort(jobs)
         if not job and not self._fitting:
@@ -193,12 +192,27 @@ class _Poll:
         views = "/".join(f"view/{api.quoted(view)}" for view in self._settings.view.split("/") if view)
         return "/".join(part for part in (api.job_path(self._settings.folder), views) if part)
 
-    def _named(self, jobs: Iterable[tuple[str, api.Job]]) -> Iterable[tuple[str, api.Job]]:
+    def _jobs(self, tree: str) -> Iterator[tuple[str, api.Job]]:
+        """Every job of the site, by its full name; one request, and one for each very deep folder."""
+        jobs = api.parse_jobs(self._client.json(self._top(), tree))
+        return self._named(jobs, self._settings.folder.strip("/"), tree)
+
+    def _named(
+        self, jobs: Iterable[tuple[str, api.Job]], folder: str, tree: str
+    ) -> Iterator[tuple[str, api.Job]]:
         """Each job with its full name: from its URL, for a view may show jobs of other folders."""
-        folder = self._settings.folder.strip("/")
         for path, job in jobs:
             names = api.job_name(job.url or "")
-            yield ("/".join(names) if names else f"{folder}/{path}".strip("/")), job
+            name = "/".join(names) if names else f"{folder}/{path}".strip("/")
+            yield name, job
+            if job.jobs and name not in self._opened:
+                self._opened.add(name)
+                try:
+                    deeper = api.parse_jobs(self._client.json(api.job_path(name), tree))
+                except JenkinsError as error:
+                    self._troubled[name] = f"cannot look into this folder: {error}"
+                else:
+                    yield from self._named(deeper, name, tree)
 
     def _refuse_foreign(self, name: str) -> None:
         folder = self._settings.folder.strip("/")
@@ -210,6 +224,11 @@ class _Poll:
             raise SettingsError(
                 [f"--job={shown}: this site publishes the jobs {patterns}; see jenkins.jobs, .folder"]
             )
+        view = self._settings.view
+        if view and all(name != found for found, _ in self._jobs(api.NAMES_TREE)):
+            for folder, why in self._troubled.items():  # it may be in there
+                raise JenkinsError(f"{folder}: {why}")
+            raise SettingsError([f"--job={name}: the view {view!r} does not show it; see jenkins.view"])
 
     def _gate(self) -> Verdicts | None:
         gate = self._settings.gate

@@ -24,14 +24,17 @@ def children(tree: treequery.Tree) -> dict:
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("unstable", [False, True])
 def test_the_tree_of_all_jobs(older: bool, unstable: bool) -> None:
-    """It is one that Jenkins takes, four folders deep, and asks for no more than is read."""
+    """It is one that Jenkins takes, four folders deep, and asks for no more than is read.
+
+    Of folders that are deeper it asks whether anything is in them.
+    """
     build = dict.fromkeys(("number", "url", "timestamp", "result", "building"), ({}, 0, None))
     last = "lastSuccessfulBuild" if unstable else "lastStableBuild"
     builds = {last: (build, 0, None)} | ({"builds": (build, 0, 10)} if older else {})
     names = {"name": ({}, 0, None), "url": ({}, 0, None)}
     job = {**names, **builds, "activeConfigurations": ({**names, **builds}, 0, None)}
     assert children(treequery.parse(api.job_tree(older=older, unstable=unstable))) == job
-    jobs = job
+    jobs = {**job, "jobs": ({"name": ({}, 0, None)}, 0, 1)}
     for _ in range(4):
         jobs = {**job, "jobs": (jobs, 0, None)}
     tree = children(treequery.parse(api.jobs_tree(older=older, unstable=unstable)))
@@ -78,12 +81,14 @@ def test_what_is_asked_for_is_what_is_read(older: bool, unstable: bool) -> None:
     job = run | {"name": "image", "activeConfigurations": [run], "_class": "hudson.matrix.MatrixProject"}
     for name in ("d", "c", "b", "a"):
         job = {"name": name, "jobs": [job, {"name": f"empty-{name}", "jobs": []}]}
+    inner = job["jobs"][0]["jobs"][0]["jobs"][0]["jobs"]
+    inner.append({"name": "deep", "jobs": [run, run]})
     tree = treequery.parse(api.jobs_tree(older=older, unstable=unstable))
     answer = json.dumps(treequery.prune({"jobs": [job]}, tree)).encode()
     found = dict(api.parse_jobs(answer))
     assert list(found) == [
         *("a", "a/b", "a/b/c", "a/b/c/d", "a/b/c/d/image"),
-        *("a/b/c/d/empty-d", "a/b/c/empty-c", "a/b/empty-b", "a/empty-a"),
+        *("a/b/c/d/empty-d", "a/b/c/d/deep", "a/b/c/empty-c", "a/b/empty-b", "a/empty-a"),
     ]
     image = found["a/b/c/d/image"]
     assert image.active_configurations is not None
@@ -95,6 +100,7 @@ def test_what_is_asked_for_is_what_is_read(older: bool, unstable: bool) -> None:
         assert [build.number for build in one.builds or ()] == (list(range(20, 10, -1)) if older else [])
     assert found["a"].active_configurations is None
     assert found["a/empty-a"].jobs == ()
+    assert {path for path, one in found.items() if one.jobs} == {"a/b/c/d/deep"}, "it is to be opened"
 
 
 # What is answered

@@ -278,6 +278,50 @@ class TestJobs:
             if "image-e" in path
         )
 
+    @pytest.mark.parametrize("public", ["own", None])
+    def test_folders_of_any_depth_and_no_request_for_empty_ones(self, tmp_path, public):
+        ci, names = Controller(tmp_path / "jenkins"), [f"f{at}" for at in range(12)]
+        for at in range(12):
+            ci.folder("/".join(names[: at + 1]))
+            ci.folder("/".join([*names[:at], "empty"]))
+            matrix(ci, f"os{at}/1/amd64/default", folder="/".join(names[: at + 1]))
+            build_all(ci, "/".join([*names[: at + 1], f"image-os{at}"]))
+        with standin.serve(ci, public_url=public) as server:
+            site = Asked(server, tmp_path / "root")
+            site.poll()
+            assert {name.split("/")[0]: job for name, (job, _) in site.wishes.items()} == {
+                f"os{at}": "/".join([*names[: at + 1], f"image-os{at}"]) for at in range(12)
+            }
+            assert site.offers == Offers()
+            site.poll()
+            five, ten = ("/job/" + "/job/".join(names[:deep]) for deep in (5, 10))
+            assert site.paths == ["/api/json", f"{five}/api/json", f"{ten}/api/json"]
+
+    def test_a_deep_folder_that_cannot_be_looked_into_is_named_and_stops_no_other(self, three):
+        ci, deep = three.server.ci, "a/b/c/d/e"
+        for at in range(1, 6):
+            ci.folder("/".join(deep.split("/")[:at]))
+        matrix(ci, "deep/1/amd64/default", folder=deep)
+        build(ci, A)
+        three.server.faults.add("/job/e/api/json", Status(403))
+        three.poll()
+        assert three.numbers[A] == 2
+        assert set(three.offers.troubled) == {deep}
+        assert "cannot look into this folder: " in three.offers.troubled[deep]
+        three.poll()
+        assert three.offers.troubled == {}
+        assert three.offers.waiting == ("deep/1/amd64/default",)
+
+    def test_a_jenkins_that_always_has_a_deeper_folder_comes_to_an_end(self, three):
+        ci = three.server.ci
+        for at in range(1, 6):
+            ci.folder("/".join("abcde"[:at]))
+        ci.folder("a/b/c/d/e/f")
+        again = Client(three.server.url).json("", jobs_tree(older=False, unstable=False))
+        three.server.faults.add("/job/e/api/json", Edit(lambda _: again), times=None)
+        three.poll()
+        assert three.server.count("/job/e/api/json") == 1
+
     def test_from_one_folder_on(self, site):
         ci = site.server.ci
         ci.folder("images")
@@ -1303,6 +1347,35 @@ class TestOneJob:
         for job in ("image-tiny", "deeper/image-tiny", f"image-tiny/{configuration(A)}"):
             with pytest.raises(SettingsError, match=r"this site publishes the jobs deep/image-\*"):
                 site.poll(job, folder="deep")
+
+    def test_a_job_that_the_view_does_not_show_is_refused(self, three):
+        ci = three.server.ci
+        ci.view("Good ones", jobs=["image-tiny"])
+        matrix(ci, "other/1/amd64/default")
+        before = three.written(), three.offers
+        with pytest.raises(
+            SettingsError, match="--job=image-other: the view 'Good ones' does not show it; see jenkins.view"
+        ):
+            three.poll("image-other", view="Good ones")
+        assert three.paths == ["/view/Good ones/api/json"]
+        assert (three.written(), three.offers) == before
+        build(ci, A)
+        three.poll("image-tiny", view="Good ones")
+        assert three.paths[:2] == ["/view/Good ones/api/json", "/job/image-tiny/api/json"]
+        assert three.numbers[A] == 2
+
+    def test_a_job_deep_in_a_folder_that_the_view_shows(self, site):
+        ci, deep = site.server.ci, "a/b/c/d/e/f"
+        for at in range(1, 7):
+            ci.folder("/".join(deep.split("/")[:at]))
+        ci.view("Good ones", jobs=["a"])
+        matrix(ci, A, folder=deep)
+        build_all(ci, f"{deep}/image-tiny")
+        site.server.faults.add("/job/e/api/json", Status(403))
+        assert "cannot look into this folder" in site.poll(f"{deep}/image-tiny", view="Good ones")
+        assert site.wishes == {}
+        site.poll(f"{deep}/image-tiny", view="Good ones")
+        assert site.wishes == {A: (f"{deep}/image-tiny", 1)}
 
     def test_a_job_that_is_not_there_is_recorded(self, three):
         assert "not found" in three.poll("image-gone")
