@@ -62,7 +62,6 @@ class Client:
         self._auth = HTTPBasicAuth(user.encode(), token.encode()) if token else None
         self.patience = PATIENCE
         self._local = threading.local()
-        self.stopped = threading.Event()  # set: transfers end at their next chunk
 
     def json(self, path: str, tree: str) -> bytes:
         """The body of ``<path>/api/json?tree=``; raises JenkinsError, NotFound or Malformed."""
@@ -110,11 +109,12 @@ class Client:
 
     def _pause(self, url: str, left: int, error: Exception) -> None:
         """Wait a little before the next attempt; raises JenkinsError when there is none left."""
-        if not left or self.stopped.wait(0.2 * (ATTEMPTS - left)):
+        if not left:
             raise JenkinsError(f"{url}: {_short(error)}") from error
+        time.sleep(0.2 * (ATTEMPTS - left))
 
     def _pump(self, answer: requests.Response, sink: Sink) -> None:
-        """Copy a body; raises when it is cut, too slow, or nobody waits for it any more.
+        """Copy a body; raises when it is cut or too slow.
 
         read1 gives what is there: reading whole chunks would not notice a server that drips.
         """
@@ -122,8 +122,6 @@ class Client:
         start, began, window = sink.size, time.monotonic(), sink.size
         while chunk := answer.raw.read1(CHUNK):
             sink.write(chunk)
-            if self.stopped.is_set():
-                raise JenkinsError("stopped")
             if (waited := time.monotonic() - began) > self.patience:
                 if sink.size - window < SLOWEST * waited:
                     raise JenkinsError(f"{answer.url}: slower than {SLOWEST} bytes a second, given up")

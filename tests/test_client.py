@@ -3,7 +3,6 @@
 import http.client
 import os
 import socket
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -11,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sites import wait_for
 
 from jenkins import api, standin
 from jenkins.artifacts import Away, Elsewhere
@@ -478,31 +476,6 @@ class TestDownload:
         server.faults.add("/artifact/", first=2, call=lambda: server.ci.job("image").delete_build(1))
         with pytest.raises(NotFound):
             fetched(client)
-
-    def test_who_is_told_to_stop_does_not_try_again(self, client, server):
-        client.stopped.set()
-        server.faults.add("/artifact/", Cut(0), times=None)
-        failure(client)
-        assert len(server.requests) == 1
-
-    def test_who_is_told_to_stop_ends_in_the_middle_of_a_slow_file(self, client, server):
-        server.faults.add("/artifact/", Drip(size=100, pause=0.01), times=None)
-        sink, ended = Kept(), []
-
-        def transfer():
-            try:
-                client.download(DISK, sink)
-            except JenkinsError as error:
-                ended.append(str(error))
-
-        thread = threading.Thread(target=transfer, daemon=True)
-        thread.start()
-        wait_for(lambda: sink.size)
-        client.stopped.set()
-        thread.join(10)
-        assert ended
-        assert "stopped" in ended[0]
-        assert 0 < sink.size < len(BODY)
 
     def test_a_slow_file_comes_in_as_it_is_sent(self, client, server):
         server.faults.add("/artifact/", Drip(size=1000, pause=0.001), times=None)

@@ -6,7 +6,7 @@ import signal
 import pytest
 from sites import Site, build, configuration, files, matrix, passes, wait_for
 
-from jenkins.faults import Hang
+from jenkins.faults import Hang, Status
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 GATED = '[jenkins.gate]\njob = "test-image"\nscope = "{scope}"\n'
@@ -228,9 +228,10 @@ def test_two_publications_at_once_share_the_work(three: Site) -> None:
     assert len(three.products()) == 3
 
 
-def test_sigterm_ends_with_143_and_keeps_finished_images(three: Site) -> None:
+@pytest.mark.parametrize("away", [Hang(), Status(503, {"Retry-After": "60"})], ids=["hangs", "is busy"])
+def test_sigterm_ends_with_143_and_keeps_finished_images(three: Site, away: Hang | Status) -> None:
     fault = three.server.faults
-    fault.add(r"arm64.*rootfs\.squashfs", Hang())
+    fault.add(r"arm64.*rootfs\.squashfs", away, times=None)
     three.jenkins = "downloads = 1\n"
     run = three.start("publish")
     wait_for(lambda: list(three.root.glob(f"site/public/images/{A}/*/SHA256SUMS")))
@@ -247,6 +248,17 @@ def test_sigterm_ends_with_143_and_keeps_finished_images(three: Site) -> None:
     assert finished.items() <= three.tree("site").items()
     assert not three.server.count(r"architecture=amd64,release=1.*/artifact/")
     assert len(three.products()) == 3
+
+
+def test_sigterm_ends_a_poll_that_waits_for_a_busy_jenkins(three: Site) -> None:
+    three.server.faults.add("^/api/json", Status(503, {"Retry-After": "60"}), times=None)
+    run = three.start("publish")
+    wait_for(lambda: three.server.count("^/api/json"))
+    run.send_signal(signal.SIGTERM)
+    out, err = run.communicate(timeout=20)
+    assert run.returncode == 143
+    assert "stopped by SIGTERM; what was finished is kept" in out + err
+    assert "Traceback" not in out + err
 
 
 @pytest.mark.parametrize("loss", ["forget", "clean", "database", "state", "ledger", "garbage"])
