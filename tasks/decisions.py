@@ -125,6 +125,11 @@ class Decisions(msgspec.Struct, frozen=True):
                 return f"withdrawn {gone.said}"
         return ""
 
+    @property
+    def refuses_builds(self) -> bool:
+        """Whether any build was ever refused."""
+        return bool(self.block or self.withdraw)
+
     def ending(self, product: Product) -> str:
         """Why a product has ended, "" when it has not."""
         return next((f"retired {one.said}" for one in _standing(self.retire) if one.product == product), "")
@@ -191,6 +196,9 @@ class Decisions(msgspec.Struct, frozen=True):
         held = {one.product.name: one for one in _standing(self.hold) if not self.ending(one.product)}
         lines += [f"held: {name}: kept at {held[name].serial} {held[name].said}" for name in sorted(held)]
         return lines
+
+
+NOTHING_DECIDED = Decisions()
 
 
 def _refuse_other(serial: str) -> None:

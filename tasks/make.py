@@ -5,7 +5,7 @@ the way to it is written down for the last task to report and stops nobody else;
 its last good image. A fault of ours (signing, disk) is an error and is raised.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, sums
 from tasks.layout import Layout
 from tasks.plan import Wish
 from tasks.sign import Signer, sign_directory
-from tasks.state import Failure, Ledger, encode, load, save
+from tasks.state import Failure, Ledger, decisions, encode, load, save
 
 
 class Made(NamedTuple):
@@ -102,9 +102,12 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
             md5=dict(sorted(staged.md5.items())),
         ),
     )
+    word = decisions(layout)
+    if image.path in word.withdrawn():
+        raise ImageRejected(f"serial {image.serial} was withdrawn; doit unhold lets it come again")
     if same := next((old for old in ledger.images if old.serial == image.serial), None):
         return _again(image, same, ledger, layout)
-    _refuse_older(image, ledger)
+    _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])
     source = encode(image)
     files.place(staged.directory / SOURCE, source)
     listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
@@ -131,8 +134,8 @@ def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     return Made(f"{image.serial} is there already, with the same bytes, from build #{same.source.number}")
 
 
-def _refuse_older(image: Image, ledger: Ledger) -> None:
-    newest = ledger.images[-1] if ledger.images else None
+def _refuse_older(image: Image, published: Sequence[Image]) -> None:
+    newest = published[-1] if published else None
     if newest and image.serial < newest.serial:
         raise ImageRejected(
             f"its serial {image.serial} is older than the published {newest.serial}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from jenkins.api import Build, TestRun, axes, configuration_name, job_name
+from tasks.decisions import NOTHING_DECIDED, Decisions
 from tasks.image import Product
 from tasks.settings import Axes, Gate
 
@@ -150,13 +151,23 @@ class Choice(msgspec.Struct, frozen=True):
     held: str = ""
 
 
-def choose(offer: Offer, wish: Wish | Asked | None, gate: Verdicts | None) -> Choice:
-    """The newest build that passed, if it moves the product on."""
+def choose(
+    offer: Offer, wish: Wish | Asked | None, gate: Verdicts | None, word: Decisions = NOTHING_DECIDED
+) -> Choice:
+    """The newest build that passed and that the operator did not refuse, if it moves the product on.
+
+    From a build that was refused since, an older one is a step on too.
+    """
+    refused = {one.number: word.refusal(offer.job, offer.configuration, one.number) for one in offer.builds}
+    good = (one for one in offer.builds if gate is None or gate.allow(offer, one.number))
     newest = offer.builds[0] if offer.builds else None
-    best = next((one for one in offer.builds if gate is None or gate.allow(offer, one.number)), None)
+    best = next((one for one in good if not refused[one.number]), None)
+    if wish and word.refusal(wish.job, wish.configuration, wish.number):
+        wish = None
     held = ""
     if newest and newest is not best and (wish is None or moves(wish, offer, newest)):
-        held = f"build #{newest.number} has not passed the test job"
+        why = f"is {refused[newest.number]}" if refused[newest.number] else "has not passed the test job"
+        held = f"build #{newest.number} {why}"
     if best is None or (wish and not moves(wish, offer, best)):
         return Choice(None, held)
     return Choice(best, held)

@@ -32,7 +32,7 @@ from tasks.plan import (
     verdicts,
 )
 from tasks.settings import Jenkins
-from tasks.state import Offers, load, load_all, save
+from tasks.state import Offers, decisions, load, load_all, save
 from tasks.threads import together
 
 PAUSE = 2.0  # seconds between two looks at a build that still runs
@@ -103,6 +103,7 @@ class _Poll:
     def __init__(self, client: Client, settings: Jenkins, layout: Layout) -> None:
         self._client, self._settings = client, settings
         self._before = load(layout.offers, Offers) or Offers()
+        self._word = decisions(layout)
         self.wishes = {wish.product: wish for wish in load_all(layout.state / "wishes", Wish)}
         self.moved: list[Product] = []
         self._failed = ""
@@ -132,7 +133,7 @@ class _Poll:
 
     def _run(self, job: str) -> None:
         settings = self._settings
-        older = settings.gate is not None
+        older = settings.gate is not None or self._word.refuses_builds  # then the newest may not be it
         if job:
             self._refuse_foreign(job)
             tree = api.job_tree(older=older, unstable=settings.unstable)
@@ -270,8 +271,10 @@ class _Poll:
 
     def _choose(self, offer: Offer, gate: Verdicts | None) -> api.Build | None:
         self._products.add(offer.product)
+        if self._word.ending(offer.product):
+            return None
         wish = self.wishes.get(offer.product)
-        choice = choose(offer, wish, gate)
+        choice = choose(offer, wish, gate, self._word)
         if choice.held:
             self._held[offer.product.name] = choice.held
         elif not offer.builds and wish is None:
@@ -308,7 +311,7 @@ class _Poll:
         if asked:
             self._asked[job] = asked
         lost = asked is None or not self.wishes.keys() >= set(asked.products)  # then ask once more
-        choice = choose(offer, None if lost else asked, gate)
+        choice = choose(offer, None if lost else asked, gate, self._word)
         if choice.held:
             self._held[job] = choice.held
         if choice.build is None:

@@ -17,11 +17,12 @@ from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, ta
 def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> tuple[list[str], list[str]]:
     """The image paths and the snapshots whose time has come; reads only.
 
-    While a snapshot is pinned no image goes: what it undid may be wanted again.
+    While a snapshot is pinned no image goes, nor before its end is seen in the catalogue: what it
+    undid may be listed again.
     """
-    pin = word.pinned()
-    lapsing = load(layout.lapsing, dict[str, int]) or {}
-    listed = {image.path for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
+    pin, listing = word.pinned(), load(layout.catalogue, Catalogue) or Catalogue(())
+    lapsing = load(layout.lapsing, dict[str, int]) or {} if not (pin or listing.pinned) else {}
+    listed = {image.path for image in listing.images}
     before = now.timestamp() - settings.site.grace.seconds
     images = sorted(
         path for path, since in lapsing.items() if since <= before and path not in listed and not pin

@@ -175,7 +175,7 @@ class Run:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""
         from tasks.make import adopt  # noqa: PLC0415 - as above
 
-        if self.settled(wish, None):
+        if self.settled(wish, None) or self.stopped(wish):
             return False
         if all(name.startswith("image:") for name in self.selected) and not self.asked(wish):
             return False
@@ -247,9 +247,9 @@ class Run:
         self.refuse_unknown(wish.product.name for wish in wishes)
         ledgers = {ledger.product: ledger for ledger in load_all(self.layout.state / "ledger", Ledger)}
         for wish in wishes:
-            if self.stopped(wish) and not self.asked(wish):
-                continue
             ledger = ledgers.get(wish.product)
+            if ledger and self.stopped(wish) and not self.asked(wish):
+                continue
             image = ledger.of_build(wish) if ledger else None
             if image is None:
                 self.pending.append(wish)
@@ -281,12 +281,13 @@ class Run:
 
     def make(self, wish: Wish) -> str | TaskFailed:
         """Bring one product to its wished build."""
+        from tasks.make import adopt, make  # noqa: PLC0415 - not needed when nothing is new
+
         if why := self.stopped(wish):
+            adopt(wish.product, self.layout)  # the state may be lost, and what is there still counts
             return f"held: {why}"
         if (why := self.rejection(wish)) and not self.asked(wish):
             return f"rejected before: {why}"
-        from tasks.make import make  # noqa: PLC0415 - not needed when nothing is new
-
         made = make(wish, self.layout, self.take, self.signer, self.now)
         if made.image:
             self.published.append(made.image)

@@ -53,11 +53,13 @@ def test_a_held_product_stays_and_the_others_go_on(three: Site) -> None:
     before = serials(three, A)
     assert f"{A} is kept at {before[-1]}" in said(three, "hold", "--why=its boot loader", A)
     build(three.ci, A, B, C)
-    three.server.log.clear()
+    three.server.requests.clear()
     result = three.publish()
     assert serials(three, A) == before
     assert len(serials(three, B)) == 3
-    assert not [one for one in three.server.log if "amd64,release=1" in str(one) and "/artifact/" in str(one)]
+    assert not [
+        one for one in three.server.requests if "amd64,release=1" in str(one) and "/artifact/" in str(one)
+    ]
     (word,) = decided(three)["hold"]
     assert (word["product"], word["serial"], word["why"]) == (A, before[-1], "its boot loader")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", str(word["when"]))
@@ -85,7 +87,6 @@ def test_a_product_can_be_held_at_an_earlier_image(three: Site) -> None:
 
 def test_a_blocked_build_is_never_published(three: Site) -> None:
     old, new = serials(three, A)
-    job = three.ci.job("image-tiny")
     name = "image-tiny/architecture=amd64,release=1,variant=default #2"
     assert f"{A}/{new}" in said(three, "block", f"--build={name}", "--why=a bad kernel")
     three.publish()
@@ -97,7 +98,6 @@ def test_a_blocked_build_is_never_published(three: Site) -> None:
     build(three.ci, A, B, C)
     three.publish()
     assert len(serials(three, A)) == 2
-    assert job is not None
 
 
 def test_a_build_blocked_before_it_was_published_is_not_fetched(three: Site) -> None:
@@ -138,7 +138,7 @@ def test_a_withdrawn_image_lapses_and_its_build_does_not_come_back(three: Site) 
 
 
 def places(site: Site, product: str, serial_: str) -> list[Path]:
-    return [path for path in site.base.rglob(serial_) if path.parent.name == product.split("/")[-1]]
+    return [path for path in site.base.rglob(serial_) if path.parent.name == product.rsplit("/", maxsplit=1)[-1]]
 
 
 def mentions(site: Site, product: str, serial_: str) -> list[Path]:
@@ -163,15 +163,13 @@ def test_withdrawn_at_once_it_is_nowhere(three: Site) -> None:
     assert three.latest.resolve() != before
     assert len(serials(three, B, before)) == 2, "the other products of an old snapshot stay"
     assert (decided(three)["withdraw"][0]["at_once"]) is True
-    assert three.publish().executed in (["poll", "collect"], ["poll"]), (
-        "nothing is left to do, nothing comes back"
-    )
+    shown = three.latest.resolve()
+    three.publish()
+    assert three.latest.resolve() == shown, "nothing is left to do, and nothing comes back"
     assert places(three, A, new) == []
 
 
 def test_withdrawn_at_once_says_where_it_failed_and_goes_on_later(three: Site) -> None:
-    from os import chmod
-
     new = serials(three, A)[-1]
     three.more += '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n'
     three.configure()
@@ -180,7 +178,6 @@ def test_withdrawn_at_once_says_where_it_failed_and_goes_on_later(three: Site) -
     assert "not everywhere; the next publish tries again" in out
     assert places(three, A, new) == []
     three.publish(code=1)
-    assert chmod is not None
 
 
 def test_an_image_that_is_delisted_already_is_withdrawn_from_where_it_lies(three: Site) -> None:
@@ -246,13 +243,13 @@ def test_rollback_brings_back_files_that_were_pruned(three: Site) -> None:
     three.publish()
     three.publish()
     assert not (three.latest / f"images/{A}/{old}").exists()
-    three.server.log.clear()
+    three.server.requests.clear()
     said(three, "rollback", first)
     assert serials(three, A) == [old]
     for tree in (three.latest, three.mirror):
         assert (tree / f"images/{A}/{old}/rootfs.squashfs").exists()
         assert (tree / f"images/{A}/{old}/SHA256SUMS.asc").exists()
-    assert not three.server.log
+    assert not three.server.requests
     for _ in range(2):
         three.publish()
     assert serials(three, A) == [old]
