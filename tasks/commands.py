@@ -206,14 +206,13 @@ def task_rollback() -> dict[str, object]:
 
 def _exposed(run: runtime.Run, said: list[str]) -> str | TaskFailed:
     """Show a decision to the world at once; it is written down already, should this be killed."""
-    sys.stdout.write("".join(f"{line}\n" for line in said))
+    for line in said:
+        run.say("decided", line)
     run.lock()
     trouble = False
     for name, line in Exposure(run).all():
-        failed = isinstance(line, TaskFailed)
-        sys.stdout.write(f"{name:<11} {line.message if isinstance(line, TaskFailed) else line}\n")
-        sys.stdout.flush()
-        trouble |= failed
+        trouble |= isinstance(line, TaskFailed)
+        run.say(name, line.message if isinstance(line, TaskFailed) else line)
     return TaskFailed("not everywhere; the next publish tries again") if trouble else "exposed"
 
 

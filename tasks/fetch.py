@@ -9,8 +9,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import msgspec
 
@@ -19,12 +20,9 @@ from jenkins.client import Client
 from jenkins.errors import JenkinsError, NotFound
 from tasks import files
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, Product, kinds, parse_serial
+from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, kinds, parse_serial
 from tasks.plan import Wish
 from tasks.threads import ahead
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
@@ -45,19 +43,32 @@ class Fetcher:
 
     def __init__(self, client: Client, staging: Path, *, threads: int, log: bool) -> None:
         self._client, self._staging, self._threads, self._log = client, staging, threads, log
-        self._futures: dict[Product, Future[Staged]] = {}
+        self._futures: dict[Wish, Future[Staged]] = {}
 
     def start(self, wishes: Iterable[Wish]) -> None:
         """Begin to fetch these, in this order."""
         wishes = list(wishes)
         futures = ahead(self._fetch, wishes, self._threads)
-        self._futures |= {wish.product: future for wish, future in zip(wishes, futures, strict=True)}
+        self._futures |= dict(zip(wishes, futures, strict=True))
 
     def take(self, wish: Wish) -> Staged:
         """Wait for one; raises ImageRejected or UpstreamError."""
-        if wish.product not in self._futures:
+        if wish not in self._futures:
             self.start([wish])
-        return self._futures.pop(wish.product).result()
+        return self._futures.pop(wish).result()
+
+    def has(self, wish: Wish) -> bool:
+        """Whether ``take`` would not wait for a transfer under way."""
+        return wish not in self._futures or self._futures[wish].done()
+
+    def arrived(self, timeout: float | None) -> list[Wish]:
+        """Wait until any is there, or for so many seconds; those that nobody took yet, in order."""
+        wait(self._futures.values(), timeout, return_when=FIRST_COMPLETED)
+        return [wish for wish, future in self._futures.items() if future.done()]
+
+    def awaited(self) -> int:
+        """How many are not there yet."""
+        return sum(not future.done() for future in self._futures.values())
 
     def _fetch(self, wish: Wish) -> Staged:
         return fetch(self._client, wish, self._staging / wish.product.key, log=self._log)

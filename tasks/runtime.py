@@ -6,7 +6,9 @@ the process, and rsync inherits it, so that an orphan keeps the next run waiting
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import wraps
@@ -33,7 +35,7 @@ from tasks.state import Failure, Ledger, Offers, decisions, load, load_all, save
 
 if TYPE_CHECKING:
     from jenkins.client import Client
-    from tasks.fetch import Fetcher, Staged
+    from tasks.batches import Batches
     from tasks.sign import Signer
 
 
@@ -78,7 +80,7 @@ class Run:
         self._decided: tuple[object, Decisions] | None = None
         self._signer: Signer | None = None
         self._client: Client | None = None
-        self._fetcher: Fetcher | None = None
+        self._batches: Batches | None = None
         try:
             self.settings, self.is_demo = _settings(clone)
         except SettingsError as error:
@@ -128,10 +130,16 @@ class Run:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another run at {self.layout.root} to end", flush=True)  # noqa: T201
+                self.say("lock", f"waiting for another run at {self.layout.root} to end")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             self._lock = handle
         return self._lock
+
+    def say(self, step: str, line: str) -> None:
+        """Print a line that must not wait for the end of a task."""
+        with suppress(OSError):  # nobody reads any more: no reason to stop publishing
+            sys.stdout.write(f"{step:<11} {line}\n")
+            sys.stdout.flush()
 
     def client(self) -> "Client":
         """The transport to Jenkins; the demo's own Jenkins is started at its first use."""
@@ -160,16 +168,18 @@ class Run:
             self._signer = signer(self.settings.signing)
         return self._signer
 
-    def take(self, wish: Wish) -> "Staged":
-        """A wish's files, from the threads that download ahead; they start with the first call."""
-        from tasks.fetch import Fetcher  # noqa: PLC0415 - not needed when nothing is new
+    def batches(self) -> "Batches":
+        """The images of this run; the threads that download ahead start with the first call."""
+        from tasks.batches import Batches  # noqa: PLC0415 - not needed when nothing is new
+        from tasks.fetch import Fetcher  # noqa: PLC0415 - as above
 
-        if self._fetcher is None:
+        if self._batches is None:
             jenkins, client = self.settings.jenkins, self.client()
             assert jenkins is not None  # noqa: S101 - client() has refused that
-            self._fetcher = Fetcher(client, self.layout.staging, threads=jenkins.downloads, log=jenkins.log)
-            self._fetcher.start(one for one in self.pending if self._ahead(one))
-        return self._fetcher.take(wish)
+            fetcher = Fetcher(client, self.layout.staging, threads=jenkins.downloads, log=jenkins.log)
+            fetcher.start(one for one in self.pending if self._ahead(one))
+            self._batches = Batches(self, fetcher)
+        return self._batches
 
     def _ahead(self, wish: Wish) -> bool:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""
@@ -281,17 +291,14 @@ class Run:
 
     def make(self, wish: Wish) -> str | TaskFailed:
         """Bring one product to its wished build."""
-        from tasks.make import adopt, make  # noqa: PLC0415 - not needed when nothing is new
+        from tasks.make import adopt  # noqa: PLC0415 - not needed when nothing is new
 
         if why := self.stopped(wish):
             adopt(wish.product, self.layout)  # the state may be lost, and what is there still counts
             return f"held: {why}"
         if (why := self.rejection(wish)) and not self.asked(wish):
             return f"rejected before: {why}"
-        made = make(wish, self.layout, self.take, self.signer, self.now)
-        if made.image:
-            self.published.append(made.image)
-        return self.alone(made.line)
+        return self.alone(self.batches().make(wish))
 
     @guarded
     def ledgers(self) -> str:

@@ -63,6 +63,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     keep: Annotated[int, Meta(ge=1)] = 3
     grace: Span = Span(48 * 3600)
     max_shrink: Share = Share(10)
+    batch: Annotated[int, Meta(ge=1)] = 30
+    batch_time: Span = Span(15 * 60)
 
 
 class Axes(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ VERBS = {
     "snapshot",
 }
 DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree"}
-GLUE = {"options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
+GLUE = {"batches", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
 FAR_SIDE = {"poll", "fetch", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.
 WORLD = {

@@ -138,7 +138,9 @@ def test_a_withdrawn_image_lapses_and_its_build_does_not_come_back(three: Site) 
 
 
 def places(site: Site, product: str, serial_: str) -> list[Path]:
-    return [path for path in site.base.rglob(serial_) if path.parent.name == product.rsplit("/", maxsplit=1)[-1]]
+    return [
+        path for path in site.base.rglob(serial_) if path.parent.name == product.rsplit("/", maxsplit=1)[-1]
+    ]
 
 
 def mentions(site: Site, product: str, serial_: str) -> list[Path]:
