@@ -5,6 +5,7 @@ second; gpg asks the agent, so that a key may live on a smartcard. Without a goo
 of what it would cover is exposed: every failure here is fatal.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pysequoia import SignatureMode
 
 IN_MEMORY = 1 << 20  # bytes up to which sequoia is handed the content instead of a file to stream
+LINE = 19_993  # bytes of a line in a clear-signed text, as much as gpg 2.2 takes whole
 TIMEOUT = 600.0  # seconds for one signature: a touch on a smartcard, a file of 10 GB
 
 
@@ -68,8 +70,11 @@ class Sequoia:
     def clear(self, text: bytes) -> bytes:
         """Cleartext signature framework, RFC 9580 section 7.
 
-        sequoia puts a line feed of its own before the signature; gpg counts the text's last one.
+        sequoia puts a line feed of its own before the signature; gpg counts the text's last one. What
+        gpg could not sign, it could not verify either.
         """
+        if (longest := _longest(text)) > LINE:
+            raise SigningError(f"cannot sign an index with a line of {longest} bytes; gpg takes {LINE}")
         return self._sign(text.removesuffix(b"\n"), self._ps.SignatureMode.CLEAR, "an index")
 
     def _sign(self, data: bytes, mode: "SignatureMode", what: str) -> bytes:
@@ -97,8 +102,14 @@ class Gpg:
         return self._run(path.name, ["--armor", "--detach-sign", "--output", "-", "--", path], b"")
 
     def clear(self, text: bytes) -> bytes:
-        """``gpg --clearsign``."""
-        return self._run("an index", ["--clearsign"], text)
+        """``gpg --clearsign``, which cuts a long line short (g10/textfilter.c), warns, and ends with 0."""
+        signed = self._run("an index", ["--clearsign"], text)
+        if _signed_text(signed) != text.removesuffix(b"\n"):
+            raise SigningError(
+                f"cannot sign an index with key {self._key}: gpg left some of it out,"
+                f" of a line of {_longest(text)} bytes; it takes {LINE}"
+            )
+        return signed
 
     def _run(self, what: str, arguments: list[str | Path], text: bytes) -> bytes:
         argv: list[str | Path] = [
@@ -145,6 +156,16 @@ def publish_signed(path: Path, data: bytes, by: Signer, suffix: str) -> bool:
     files.write(path, data)
     files.write(signature, by.detached(path))
     return True
+
+
+def _longest(text: bytes) -> int:
+    return max(map(len, text.split(b"\n")))
+
+
+def _signed_text(signed: bytes) -> bytes:
+    """What a clear-signed message says, as its readers will have it (RFC 9580, section 7)."""
+    text = signed.partition(b"\n\n")[2].rpartition(b"\n-----BEGIN PGP SIGNATURE-----\n")[0]
+    return re.sub(rb"(?m)^- ", b"", text)
 
 
 def _first(error: Exception) -> str:

@@ -169,6 +169,20 @@ class TestClear:
         with pytest.raises(ClientFailed):
             sqv_clearsigned(ring.public, tmp_path / "file", tmp_path)
 
+    @pytest.mark.parametrize("length", [19_993, 19_994, 30_000])
+    def test_a_line_that_gpg_would_cut_is_refused_in_a_sentence(self, signed, tmp_path, length):
+        by, ring = signed
+        text = b"{\n" + b"x" * length + b"\n}\n"
+        if length > 19_993:
+            with pytest.raises(
+                SigningError, match=rf"a line of {length} bytes; (gpg|it) takes 19993"
+            ) as caught:
+                by.clear(text)
+            assert "\n" not in str(caught.value)
+        else:
+            (tmp_path / "file").write_bytes(by.clear(text))
+            assert gpg_clearsigned(ring.verifier, tmp_path / "file") == text
+
 
 class TestWhichKey:
     def issuer(self, ring: Ring, signature: bytes) -> str:
