@@ -20,7 +20,19 @@ from jenkins.client import Client
 from jenkins.errors import JenkinsError, NotFound
 from tasks import files
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.image import INCUS, LOG, LXD, METADATA, ROOTS, SERIAL, STORED, File, kinds, parse_serial
+from tasks.image import (
+    DEFINITION,
+    INCUS,
+    LOG,
+    LXD,
+    METADATA,
+    ROOTS,
+    SERIAL,
+    STORED,
+    File,
+    kinds,
+    parse_serial,
+)
 from tasks.plan import Wish
 from tasks.threads import ahead
 
@@ -84,12 +96,14 @@ def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
             str(wish.number),
         ]
     )
+    recorded = _Recorded(wish.md5)
     try:
-        serial = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}", frozenset(wish.md5))
+        text = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}", recorded)
+        serial = "" if recorded.doubted else _parsed(text)
         with files.disk("stage in"):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
-        load = _Load(client, directory, frozenset(wish.md5))
+        load = _Load(client, directory, recorded)
         for name in (name for name in STORED if name in paths):
             load.artifact(name, f"{build}/artifact/{_url(paths[name])}")
         if log:
@@ -100,7 +114,7 @@ def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
         raise UpstreamError(str(error)) from error
     return Staged(
         directory=directory,
-        serial=serial,
+        serial=serial or _parsed(text),
         files=load.files,
         fingerprints={name: marks for name, marks in load.fingerprints.items() if marks},
         md5=load.md5,
@@ -135,11 +149,35 @@ def sort_artifacts(paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
+class _Recorded:
+    """The md5s that Jenkins recorded of a build, as far as they speak of its artifacts.
+
+    They are one list without the files' names (see jenkins.api.Fingerprint), and it may be of other
+    files: a step can fingerprint what it copied and leave out what is archived. The serial tells. It
+    is fetched first, and is new with each build: is its md5 on the list, then artifacts were
+    fingerprinted, and each must be on it. Is it not, and fetched again neither, then the list says
+    nothing of artifacts, and none can be called wrong; unless one of them is on it after all, for then
+    it is the serial that is not what was archived. Only the definition of an image proves nothing:
+    a job may archive it as it was copied.
+    """
+
+    def __init__(self, md5: Iterable[str]) -> None:
+        self._md5 = frozenset(md5)
+        self.doubted = ""  # the md5 of a serial that is not on the list
+
+    def has(self, name: str, md5: str) -> bool:
+        """Whether an artifact may be what was archived; raises UpstreamError when the serial cannot."""
+        known = md5 in self._md5
+        if known and self.doubted and name != DEFINITION:
+            raise UpstreamError(_foreign(SERIAL, self.doubted))
+        return known or not self._md5 or bool(self.doubted)
+
+
 class _Load:
     """The files of one build as they come in, metadata first: its bytes begin every fingerprint."""
 
-    def __init__(self, client: Client, directory: Path, allowed: frozenset[str]) -> None:
-        self._client, self._directory, self._allowed = client, directory, allowed
+    def __init__(self, client: Client, directory: Path, recorded: _Recorded) -> None:
+        self._client, self._directory, self._recorded = client, directory, recorded
         self._seeds: dict[str, bytes] = {}
         self.files: dict[str, File] = {}
         self.md5: dict[str, str] = {}
@@ -149,7 +187,7 @@ class _Load:
         """Fetch one artifact and hold it against Jenkins' md5; raises UpstreamError when it differs."""
         for _ in range(2):
             self.fetch(name, url)
-            if not self._allowed or self.md5[name] in self._allowed:
+            if self._recorded.has(name, self.md5[name]):
                 break
         else:
             raise UpstreamError(_foreign(name, self.md5[name]))
@@ -214,17 +252,21 @@ class Hashed:
             self._file.close()
 
 
-def _serial(client: Client, url: str, allowed: frozenset[str]) -> str:
+def _serial(client: Client, url: str, recorded: _Recorded) -> bytes:
     for _ in range(2):
         sink = _Text()
         client.download(url, sink)
         md5 = hashlib.md5(sink.text, usedforsecurity=False).hexdigest()
-        if not allowed or md5 in allowed:
+        if recorded.has(SERIAL, md5):
             break
     else:
-        raise UpstreamError(_foreign(SERIAL, md5))
+        recorded.doubted = md5
+    return sink.text
+
+
+def _parsed(text: bytes) -> str:
     try:
-        return parse_serial(sink.text.decode("ascii", "replace"))
+        return parse_serial(text.decode("ascii", "replace"))
     except ValueError as error:
         raise ImageRejected(str(error)) from error
 

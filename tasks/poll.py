@@ -381,7 +381,10 @@ def _wished(offer: Offer, build: api.Build, detail: api.BuildDetail, paths: tupl
 
 
 def _md5s(detail: api.BuildDetail) -> tuple[str, ...]:
-    """Jenkins' md5s, where it has one for every artifact: a step that took some says nothing of the rest."""
+    """Jenkins' md5s, where they are as many as the artifacts: else some have none, and nobody knows which.
+
+    Whether they are of artifacts at all shows when these are fetched.
+    """
     records, artifacts = detail.fingerprint or (), detail.artifacts or ()
     return tuple(sorted({record.hash for record in records})) if len(records) >= len(artifacts) else ()
 

@@ -50,6 +50,15 @@ def load(server: Standin, tmp_path: Path):
     return fetched
 
 
+def copied(build: Build, content: Files) -> Build:
+    """What a step does that fingerprints the files it copied into the workspace and archives none."""
+    inputs = {f"input/{name}": data for name, data in content.items()}
+    build.archive(inputs, fingerprint=True)
+    for name in inputs:
+        (build.directory / name).unlink()
+    return build
+
+
 def asked(server: Standin) -> list[str]:
     return [record.path.rpartition("/")[2] for record in server.requests]
 
@@ -264,6 +273,44 @@ class TestMd5:
         server.faults.add("image.yaml", FLIPPED)
         load(build)
         assert asked(server).count("image.yaml") == 1
+
+    @pytest.mark.parametrize("names", [("base.tar", "tool"), ("rootfs.squashfs", "serial", "incus.tar.xz")])
+    def test_md5s_of_what_was_copied_alone_say_nothing_of_artifacts(self, ci, load, server, names):
+        """Not even where a copied file was called like an artifact."""
+        content = files("tiny/1/amd64/default")
+        staged = load(copied(built(ci, content, fingerprint=False), dict.fromkeys(names, b"of old")))
+        assert staged.serial == content["serial"].decode().strip()
+        assert {name: file.size for name, file in staged.files.items()} == {
+            name: len(data) for name, data in content.items() if name != "serial"
+        }
+        again = {name: asked(server).count(name) for name in content}
+        assert again == dict.fromkeys(content, 1) | {"serial": 2}, "only the small one is fetched twice"
+
+    def test_a_definition_that_is_archived_as_it_was_copied_proves_nothing(self, ci, load):
+        content = files("tiny/1/amd64/default")
+        build = copied(built(ci, content, fingerprint=False), {"old.yaml": content["image.yaml"]})
+        assert load(build).serial == content["serial"].decode().strip()
+
+    @pytest.mark.parametrize(
+        "damage", [FLIPPED, HALF, Edit(lambda _: b"20200101_00:00\n")], ids=["flipped", "half", "other"]
+    )
+    def test_a_wrong_serial_is_not_taken_for_one_without_an_md5(self, ci, load, server, damage):
+        build = copied(built(ci, files("tiny/1/amd64/default")), {"base.tar": b"x"})
+        server.faults.add("/artifact/serial", damage, times=None)
+        with pytest.raises(UpstreamError, match="serial: its md5 [0-9a-f]{32} is none that Jenkins recorded"):
+            load(build)
+        assert "rootfs.squashfs" not in asked(server)
+
+    def test_a_serial_that_is_none_and_has_no_md5_is_rejected(self, ci, load):
+        content = {**files("tiny/1/amd64/default"), "serial": b"yesterday"}
+        with pytest.raises(ImageRejected, match="serial 'yesterday' is not"):
+            load(copied(built(ci, content, fingerprint=False), {"base.tar": b"x"}))
+
+    def test_copied_files_beside_the_artifacts_make_no_difference(self, ci, load, server):
+        build = copied(built(ci, files("tiny/1/amd64/default")), {"base.tar": b"x"})
+        server.faults.add("rootfs.squashfs", FLIPPED, times=None)
+        with pytest.raises(UpstreamError, match=r"rootfs\.squashfs: its md5"):
+            load(build)
 
     def test_the_log_has_no_md5_to_fit(self, ci, load):
         assert "build.log" in load(built(ci, files("tiny/1/amd64/default")), log=True).files
