@@ -2,7 +2,7 @@
 
 Nouns, pure, data in and data out: image (products, files, kinds), policy (the operator's rules), plan
 (which build a product should be at), catalogue (what is listed), streams and lxcindex (what clients
-read), proof (what clients would stumble over), errors.
+read), proof (what clients would stumble over), words, errors.
 Verbs, which act, one step of the pipeline each: poll, make (an image's road: fetch, check), prune,
 indexes (collect, write, prove), snapshot, mirror, report.
 Doors to the world: files (disk), programs (processes), threads, sign (OpenPGP), state (the records

@@ -19,6 +19,7 @@ from tasks.proof import METADATA, Fault, prove_lxc, prove_streams
 from tasks.settings import Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
+from tasks.words import counted
 
 SHOWN = 10  # faults named before the rest is only counted
 
@@ -36,7 +37,8 @@ def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink
             _refuse_shrink(layout, {image.product.key for image in placed}, settings.site.max_shrink)
     save(layout.catalogue, new)
     products = {image.product for image in new.images}
-    return f"{len(products)} products, {len(new.images)} images" + (f", as in {new.pinned}" if pin else "")
+    said = f"{counted(len(products), 'product')}, {counted(len(new.images), 'image')}"
+    return said + (f", as in {new.pinned}" if pin else "")
 
 
 def _pinned(layout: Layout, name: str, refused: AbstractSet[str]) -> Catalogue:
@@ -48,7 +50,8 @@ def _pinned(layout: Layout, name: str, refused: AbstractSet[str]) -> Catalogue:
     for image in images:
         if not layout.image(image).exists():
             again = layout.staging / f"{image.product.key}:again"
-            files.clear(again.parent)
+            if again.exists():
+                files.remove(again, layout.staging)
             files.link_tree(shown / image.path, again)
             files.move(again, layout.image(image))
         ledger = load(layout.ledger(image.product), Ledger) or Ledger(image.product)
@@ -64,7 +67,7 @@ def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> 
     if len(lost) * 100 > len(before) * limit.percent:
         named = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
         raise TreeError(
-            f"{len(lost)} of {len(before)} products would vanish ({named}),"
+            f"{len(lost)} of {counted(len(before), 'product')} would vanish ({named}),"
             " more than site.max_shrink allows; if that is meant: doit publish --allow-shrink"
         )
 
@@ -91,9 +94,9 @@ def write_streams(
     twins = duplicates(images)
     dead = idle(layout, images, rules)
     named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
-    notes = [f"; no product for {len(dead)} of {len(rules)} rules: {named}"] if dead else []
+    notes = [f"; no product for {len(dead)} of {counted(len(rules), 'rule')}: {named}"] if dead else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
-    return f"{count} products" + ("" if changed else ", no byte changed") + "".join(notes)
+    return counted(count, "product") + ("" if changed else ", no byte changed") + "".join(notes)
 
 
 def _again(
@@ -148,7 +151,7 @@ def write_lxc(
     for stale in directory.glob("index-*"):
         if stale.name.removesuffix(".asc") not in texts:
             files.unlink(stale)
-    return f"{len(texts['index-system'].splitlines())} products"
+    return counted(len(texts["index-system"].splitlines()), "product")
 
 
 def prove(

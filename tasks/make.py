@@ -20,6 +20,7 @@ from tasks.layout import Layout
 from tasks.plan import Wish
 from tasks.sign import Signer, sign_directory
 from tasks.state import Failure, Ledger, decisions, encode, load, save
+from tasks.words import counted
 
 
 class Made(NamedTuple):
@@ -118,7 +119,7 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     files.move(staged.directory, layout.image(image))
     save(layout.ledger(wish.product), ledger.with_image(image))
     what = ", ".join(sorted(image.kinds))
-    files_ = f"{len(image.files)} files, {_human(image.size)}"
+    files_ = f"{counted(len(image.files), 'file')}, {_human(image.size)}"
     return Made(f"{image.serial} ({what}; {files_}) from {wish.build}", image)
 
 

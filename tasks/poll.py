@@ -34,6 +34,7 @@ from tasks.plan import (
 from tasks.settings import Jenkins
 from tasks.state import Offers, decisions, load, load_all, save
 from tasks.threads import together
+from tasks.words import counted
 
 PAUSE = 2.0  # seconds between two looks at a build that still runs
 
@@ -181,7 +182,7 @@ class _Poll:
         """The poll in one line."""
         if self._failed:
             return f"Jenkins could not be asked: {self._failed}"
-        parts = [f"{len(self._products)} products", f"{len(self.moved)} with a new build"]
+        parts = [counted(len(self._products), "product"), f"{len(self.moved)} with a new build"]
         parts += [
             f"{len(some)} {what}"
             for some, what in ((self._held, "held"), (self._waiting, "never built"))

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tasks.image import META, ROOT_TAR, canonical_arch
+from tasks.words import counted
 
 Incumbents = Mapping[str, Collection[str]]  # product -> its aliases in what is exposed
 NOBODY: Incumbents = {}
@@ -245,7 +246,7 @@ def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
     elif (there := size_of(path)) is None:
         yield f"{path} does not exist"
     elif there != size:
-        yield f"{path} has {there} bytes, not {size}"
+        yield f"{path} has {counted(there, 'byte')}, not {size}"
 
 
 def _clashes(

@@ -12,6 +12,7 @@ from tasks.decisions import Decisions
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, taken
+from tasks.words import counted
 
 
 def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> tuple[list[str], list[str]]:
@@ -54,4 +55,4 @@ def prune(layout: Layout, settings: Settings, word: Decisions, now: datetime) ->
         files.remove(layout.snapshots / name, layout.staging)
     lapsing = load(layout.lapsing, dict[str, int]) or {}
     save(layout.lapsing, {path: since for path, since in lapsing.items() if path not in doomed})
-    return f"{len(images)} images and {len(old)} snapshots removed"
+    return f"{counted(len(images), 'image')} and {counted(len(old), 'snapshot')} removed"

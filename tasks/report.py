@@ -13,6 +13,7 @@ from tasks.image import Image, serial_time
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
+from tasks.words import counted
 
 SHOWN = 20  # lines of one sort before the rest is only counted
 
@@ -78,7 +79,8 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
         count = len(kept.products) + len(kept.images)
         apart = f" (and {count} in quarantine)" if count else ""
         lines.append(
-            f"exposed: {len(products)} products, {len(images)} images{apart}, in {layout.latest} -> {name}"
+            f"exposed: {counted(len(products), 'product')}, {counted(len(images), 'image')}{apart},"
+            f" in {layout.latest} -> {name}"
         )
     else:
         lines.append("exposed: nothing yet")

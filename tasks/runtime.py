@@ -32,6 +32,7 @@ from tasks.layout import Layout
 from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
 from tasks.state import Failure, Ledger, Offers, decisions, load, load_all, save
+from tasks.words import counted
 
 if TYPE_CHECKING:
     from jenkins.client import Client
@@ -325,8 +326,7 @@ class Run:
     def verdict(self) -> str | TaskFailed | None:
         """The last step: exit 1 when images or mirrors failed; the summary names them."""
         found = report.faults(self.layout, self.settings) + [self.trouble] * bool(self.trouble)
-        said = "1 fault, named" if len(found) == 1 else f"{len(found)} faults, named"
-        return TaskFailed(f"done, but for {said} below") if found else None
+        return TaskFailed(f"done, but for {counted(len(found), 'fault')}, named below") if found else None
 
     def last_words(self, *, nothing_done: bool) -> list[str]:
         """The summary."""

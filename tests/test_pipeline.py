@@ -1,5 +1,6 @@
 """The whole pipeline as its users run it: doit in a process of its own, against a Jenkins."""
 
+import re
 import shutil
 import signal
 
@@ -343,3 +344,25 @@ def test_what_was_not_exposed_is_not_called_published(three: Site) -> None:
     build(three.ci, A)
     result = three.publish("--job=image-tiny", "--build=2", code=2)
     assert "published" not in result.out.replace("not published", "")
+
+
+def test_one_of_a_kind_is_told_in_the_singular(site: Site) -> None:
+    site.lines = 'keep = 1\ngrace = "0s"\n'
+    site.more = '[[rules]]\nmatch = "none"\n[snapshot]\nkeep = 1\nkeep_for = "0s"\n'
+    matrix(site.ci, A, B)
+    build(site.ci, A)
+    told = [site.publish().out]
+    assert "1 product, 1 image\n" in told[0]
+    assert "exposed: 1 product, 1 image, in " in told[0]
+    assert "; no product for 1 of 1 rule: 'none'" in told[0]
+    build(site.ci, A)
+    told += [site.publish().out, site.publish().out]
+    assert "1 image and 1 snapshot removed" in "".join(told)
+    bad = {**files(A), "meta.tar.xz": b"not a tarball"}
+    build(site.ci, A, content={A: bad})
+    told.append(site.publish(code=1).out)
+    assert "done, but for 1 fault, named below" in told[-1]
+    build(site.ci, B)
+    told.append(site.publish(code=1).out)
+    assert "exposed: 2 products, 2 images" in told[-1]
+    assert not re.findall(r"(?<![\w.:/#-])1 (?:products|images|snapshots|files|rules|faults)", "".join(told))

@@ -526,7 +526,7 @@ class TestJobs:
 class TestBuilds:
     def test_what_was_never_built_waits(self, site):
         matrix(site.server.ci, A)
-        assert site.poll() == "1 products, 0 with a new build, 1 never built"
+        assert site.poll() == "1 product, 0 with a new build, 1 never built"
         assert site.offers.waiting == (A,)
         assert site.wishes == {}
         build(site.server.ci, A)
