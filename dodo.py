@@ -12,6 +12,7 @@ from pathlib import Path
 from doit import create_after, task_params
 
 from tasks import runtime, tree
+from tasks.batches import Batches
 from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
 from tasks.exposure import Exposure
 from tasks.options import ADOPT, OPTIONS
@@ -21,6 +22,7 @@ Tasks = Iterator[dict[str, object]]
 
 run = runtime.Run(Path(__file__).parent)
 show = Exposure(run)
+images = Batches(run, show)
 site, rules = run.layout, run.settings.rules
 DOIT_CONFIG = doit_config(run)
 
@@ -50,7 +52,7 @@ def task_image() -> Tasks:
         yield {
             "name": wish.product.name,
             "doc": wish.build,
-            "actions": step(run.make, wish),
+            "actions": step(images.make, wish),
             "file_dep": [site.wish(wish.product)],
             "targets": [done] if done else [],
             "uptodate": [run.settled(wish, done)],

@@ -6,21 +6,18 @@ while others still download, an image that is withdrawn at once, a return to an 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from doit.exceptions import TaskFailed
 
 from tasks import indexes, mirror, prune, purge, snapshot, tree
+from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
-
-if TYPE_CHECKING:
-    from tasks.runtime import Run
 
 
 class Exposure:
     """The steps, for one run."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._layout, self._settings = run.layout, run.settings
 

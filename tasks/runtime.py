@@ -36,7 +36,6 @@ from tasks.words import counted
 
 if TYPE_CHECKING:
     from jenkins.client import Client
-    from tasks.batches import Batches
     from tasks.sign import Signer
 
 
@@ -75,13 +74,12 @@ class Run:
         self.published: list[Image] = []
         self.adopted = ""  # the mirror that is taken over
         self.trouble = ""  # why the hook's build could not be awaited
-        self.pending: list[Wish] = []
+        self.pending: dict[Wish, None] = {}  # without an image, in order
         self.selected: tuple[str, ...] = ()
         self._lock: int | None = None
         self._decided: tuple[object, Decisions] | None = None
         self._signer: Signer | None = None
         self._client: Client | None = None
-        self._batches: Batches | None = None
         try:
             self.settings, self.is_demo = _settings(clone)
         except SettingsError as error:
@@ -169,29 +167,6 @@ class Run:
             self._signer = signer(self.settings.signing)
         return self._signer
 
-    def batches(self) -> "Batches":
-        """The images of this run; the threads that download ahead start with the first call."""
-        from tasks.batches import Batches  # noqa: PLC0415 - not needed when nothing is new
-        from tasks.fetch import Fetcher  # noqa: PLC0415 - as above
-
-        if self._batches is None:
-            jenkins, client = self.settings.jenkins, self.client()
-            assert jenkins is not None  # noqa: S101 - client() has refused that
-            fetcher = Fetcher(client, self.layout.staging, threads=jenkins.downloads, log=jenkins.log)
-            fetcher.start(one for one in self.pending if self._ahead(one))
-            self._batches = Batches(self, fetcher)
-        return self._batches
-
-    def _ahead(self, wish: Wish) -> bool:
-        """Whether this run will come to a wish, and finds neither its image nor its rejection."""
-        from tasks.make import adopt  # noqa: PLC0415 - as above
-
-        if self.settled(wish, None) or self.stopped(wish):
-            return False
-        if all(name.startswith("image:") for name in self.selected) and not self.asked(wish):
-            return False
-        return adopt(wish.product, self.layout).of_build(wish) is None
-
     def asked(self, wish: Wish) -> bool:
         """Whether the command line names this very product."""
         return f"image:{wish.product.name}" in self.selected
@@ -263,7 +238,7 @@ class Run:
                 continue
             image = ledger.of_build(wish) if ledger else None
             if image is None:
-                self.pending.append(wish)
+                self.pending[wish] = None
             yield wish, self.layout.image(image) / SUMS if image else None
 
     @guarded
@@ -289,17 +264,6 @@ class Run:
     def stopped(self, wish: Wish) -> str:
         """Why the operator wants nothing fetched for a wish, "" when nothing is decided of it."""
         return self.decisions.stop(wish.product, wish.job, wish.configuration, wish.number)
-
-    def make(self, wish: Wish) -> str | TaskFailed:
-        """Bring one product to its wished build."""
-        from tasks.make import adopt  # noqa: PLC0415 - not needed when nothing is new
-
-        if why := self.stopped(wish):
-            adopt(wish.product, self.layout)  # the state may be lost, and what is there still counts
-            return f"held: {why}"
-        if (why := self.rejection(wish)) and not self.asked(wish):
-            return f"rejected before: {why}"
-        return self.alone(self.batches().make(wish))
 
     @guarded
     def ledgers(self) -> str:

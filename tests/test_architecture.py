@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOUNS = {"catalogue", "decisions", "errors", "image", "lxcindex", "plan", "policy", "proof", "streams", "words"}
+NOUNS = {
+    "catalogue",
+    "decisions",
+    "errors",
+    "image",
+    "lxcindex",
+    "plan",
+    "policy",
+    "proof",
+    "streams",
+    "words",
+}
 VERBS = {
     "check",
     "decide",

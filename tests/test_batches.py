@@ -58,7 +58,7 @@ def test_the_others_reach_the_mirror_while_one_is_stalled(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
     assert listed(stalled.mirror) == set(PRODUCTS) == listed(stalled.latest)
-    assert re.search(r"^batch +\d new images are exposed, \d still awaited$", out, re.MULTILINE), out
+    assert re.search(r"^batch +\d new images exposed, \d still awaited$", out, re.MULTILINE), out
     names = re.findall(r"^image:(\S+) 2026", out, re.MULTILINE)
     assert sorted(names) == PRODUCTS, "each is told once"
     assert names[-1] == STALLED
@@ -118,3 +118,12 @@ def test_a_batch_that_cannot_be_shown_does_not_stop_the_others(stalled: Site, go
     assert re.search(r"^batch +not exposed: clients could not read", out, re.MULTILINE), out
     assert "Traceback" not in out + err
     assert not stalled.latest.exists()
+
+
+def test_without_jenkins_what_is_there_is_there(stalled: Site, go: threading.Event) -> None:
+    go.set()
+    stalled.publish()
+    (stalled.root / "state/doit.db").unlink()
+    text = stalled.config.read_text()
+    stalled.config.write_text(re.sub(r"\[jenkins\]\nurl = .*\n", "", text))
+    assert stalled.publish().executed.count(f"image:{STALLED}") == 1
