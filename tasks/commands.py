@@ -10,11 +10,12 @@ from typing import get_args
 from doit import task_params
 from doit.exceptions import TaskFailed
 
-from tasks import decide, demo, report, runtime
+from tasks import decide, demo, preview, report, runtime
 from tasks.decisions import BuildName
 from tasks.errors import SettingsError
 from tasks.exposure import Exposure
 from tasks.image import Product
+from tasks.preview import Preview
 from tasks.reporter import honest, step
 from tasks.state import encode
 
@@ -22,6 +23,7 @@ __all__ = [
     "task_block",
     "task_demo_build",
     "task_hold",
+    "task_plan",
     "task_retire",
     "task_rollback",
     "task_snapshots",
@@ -80,9 +82,43 @@ def task_status() -> dict[str, object]:
 
     def act(json: bool, globs: list[str]) -> None:  # noqa: FBT001 - doit hands parameters by name
         run = runtime.current()
-        rows = report.status(run.layout, globs, run.now)
-        text = encode(rows).decode() if json else "\n".join(report.table(rows)) + "\n"
-        sys.stdout.write(text)
+        rows = report.status(run.layout, globs, run.decisions, run.now)
+        sys.stdout.write(encode(rows).decode() if json else "\n".join(report.table(rows)) + "\n")
+        _tell_blind(run)
+
+    return {
+        "actions": [(honest(act),)],
+        "params": [JSON],
+        "pos_arg": "globs",
+        "meta": {"lockless": True},
+    }
+
+
+def _tell_blind(run: runtime.Run) -> None:
+    if run.layout.blind:
+        sys.stderr.write(f"{run.layout.root}/state is its owner's alone: this is what is exposed, no more\n")
+
+
+def task_plan() -> dict[str, object]:
+    """What publish would do, and why; asks Jenkins and changes nothing; globs and --json too."""
+
+    def act(json: bool, globs: list[str]) -> TaskFailed | None:  # noqa: FBT001 - doit hands them by name
+        run = runtime.current()
+        offers, wishes = run.look()
+        rows = Preview(run.layout, offers, wishes, run.decisions, run.rejection).products()
+        due = list(Exposure(run).due())
+        if json:
+            sys.stdout.write(encode({"products": rows, "due": due, "failed": offers.failed}).decode())
+        else:
+            lines = [
+                *run.decisions.lines()[: bool(run.decisions.pinned())],
+                *preview.table(rows, globs),
+                *due,
+            ]
+            sys.stdout.write("\n".join(lines) + "\n")
+        _tell_blind(run)
+        why = f"Jenkins: {offers.failed}; this is what the last poll knew"
+        return TaskFailed(why) if offers.failed else None
 
     return {
         "actions": [(honest(act),)],

@@ -138,15 +138,18 @@ class Decisions(msgspec.Struct, frozen=True):
         """The hold of a product; of several the last counts."""
         return next((one for one in reversed(list(_standing(self.hold))) if one.product == product), None)
 
-    def stop(self, product: Product, job: str, configuration: str, number: int) -> str:
-        """Why nothing is to be fetched for a product from a build, "" when it may be."""
+    def keeping(self, product: Product) -> str:
+        """Why a product does not move on, whatever is built, "" when it may."""
         hold, pin = self.hold_of(product), self.pinned()
         return (
             self.ending(product)
-            or self.refusal(job, configuration, number)
             or (f"kept at {hold.serial} {hold.said}" if hold else "")
             or (f"pinned at {pin.snapshot} {pin.said}" if pin else "")
         )
+
+    def stop(self, product: Product, job: str, configuration: str, number: int) -> str:
+        """Why nothing is to be fetched for a product from a build, "" when it may be."""
+        return self.refusal(job, configuration, number) or self.keeping(product)
 
     def refuses(self, image: Image) -> bool:
         """Whether an image must not be listed by anybody, whatever else is decided."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doit.exceptions import TaskFailed
 
-from tasks import indexes, mirror, prune, purge, snapshot, tree
+from tasks import indexes, mirror, preview, prune, purge, snapshot, tree
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
 
@@ -90,6 +90,18 @@ class Exposure:
     @property
     def _gone(self) -> set[str]:
         return self._run.decisions.withdrawn(at_once=True)
+
+    def due(self) -> Iterator[str]:
+        """What time and decisions bring without any new build; reads only."""
+        run, layout = self._run, self._layout
+        yield from preview.delisted(layout, run.decisions)
+        images, snapshots = prune.due(layout, self._settings, run.decisions, run.now)
+        yield from (f"expired: {path}, which no index has named for site.grace" for path in images)
+        yield from (f"expired: snapshot {name}" for name in snapshots)
+        yield from (f"withdrawn: {where}" for where in purge.due(layout, self._gone))
+        for one in self._settings.mirror:
+            if not self.is_mirrored(one):
+                yield f"behind: mirror {one.name}"
 
     def all(self) -> Iterator[tuple[str, str | TaskFailed]]:
         """Every step now, each with the line it ends with."""

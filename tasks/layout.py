@@ -17,6 +17,7 @@ class Layout:
     """The paths of one site."""
 
     root: Path
+    blind: bool = False  # whether the state is somebody else's, and nothing of it can be read
 
     @property
     def public(self) -> Path:
@@ -40,8 +41,8 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        """What the publisher remembers; mode 0700."""
-        return self.root / "state"
+        """What the publisher remembers; mode 0700. To others, a place with nothing in it."""
+        return self.root / ("nothing" if self.blind else "state")
 
     @property
     def lock(self) -> Path:

@@ -9,7 +9,7 @@ import msgspec
 from tasks import state, tree
 from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
-from tasks.image import Image, serial_time
+from tasks.image import Image, Product, serial_time
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
@@ -106,25 +106,34 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""  # why the wished build is not published
 
 
-def status(layout: Layout, globs: Iterable[str], now: datetime) -> list[Status]:
+def status(layout: Layout, globs: Iterable[str], word: Decisions, now: datetime) -> list[Status]:
     """Every product that is known, in order of its name; those that a glob matches, where there are any."""
     offers = load(layout.offers, Offers) or Offers()
     failures = {one.product.name: one for one in load_all(layout.state / "failures", Failure)}
     listed: dict[str, list[Image]] = {}
-    for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images:
+    catalogue = load(layout.catalogue, Catalogue)
+    for image in catalogue.images if catalogue else tree.listed_images(layout.latest):
         listed.setdefault(image.product.name, []).append(image)
     names = {*listed, *failures, *offers.held, *offers.troubled, *offers.waiting}
     wanted = list(globs) or ["*"]
     return [
-        _status(name, listed.get(name, []), failures.get(name), offers, now)
+        _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word), now)
         for name in sorted(names)
         if any(fnmatchcase(name, glob) for glob in wanted)
     ]
 
 
-def _status(name: str, images: list[Image], failure: Failure | None, offers: Offers, now: datetime) -> Status:
+def _why(name: str, failure: Failure | None, offers: Offers, word: Decisions) -> tuple[str, str]:
+    """Why not a newer build, and what failed."""
     failed = f"{failure.build}: {failure.reason}" if failure else offers.troubled.get(name, "")
     held = "never built" if name in offers.waiting else offers.held.get(name, "")
+    if name.count("/") == 3:  # noqa: PLR2004 - a product, not a job that could not be asked
+        held = word.keeping(Product.parse(name)) or held
+    return held, failed
+
+
+def _status(name: str, images: list[Image], why: tuple[str, str], now: datetime) -> Status:
+    held, failed = why
     if not images:
         return Status(product=name, held=held, failed=failed)
     newest = images[-1]
@@ -170,7 +179,7 @@ def snapshots(layout: Layout, word: Decisions) -> list[Snapshot]:
 def listing(rows: Sequence[Snapshot]) -> list[str]:
     """Snapshots for people."""
     return [
-        f"{row.name}  {row.products} products, {row.images} images"
+        f"{row.name}  {counted(row.products, 'product')}, {counted(row.images, 'image')}"
         + ", latest" * row.latest
         + ", pinned" * row.pinned
         for row in rows

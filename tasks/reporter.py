@@ -95,6 +95,7 @@ class Reporter:
     def __init__(self, outstream: TextIO, options: Mapping[str, Any]) -> None:
         del options
         self._out = outstream
+        self._ready = False  # to begin; a refusal has the only word
         self._done = 0
         self._failed: list[str] = []
 
@@ -112,6 +113,7 @@ class Reporter:
         os.umask(0o022)
         self.run.selected = tuple(selected_tasks)
         self.run.prepare()
+        self._ready = True
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stop)
 
@@ -148,7 +150,7 @@ class Reporter:
         """The summary, for whoever reads only the end."""
         if self.broken:
             sys.stderr.write(f"{self.broken}\n")
-        elif "publish" in self.run.selected:
+        elif self._ready and "publish" in self.run.selected:
             try:
                 lines = self.run.last_words(nothing_done=not self._done)
             except PublishError as error:

@@ -6,8 +6,9 @@ the process, and rsync inherits it, so that an orphan keeps the next run waiting
 
 import fcntl
 import os
+import pwd
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -22,11 +23,12 @@ from doit.exceptions import (
     InvalidTask,
     TaskFailed,
 )
+from msgspec.structs import replace
 
 from tasks import demo, files, report, settings
 from tasks.decisions import Decisions
 from tasks.errors import PublishError, SettingsError, UpstreamError
-from tasks.image import SUMS, Image
+from tasks.image import SUMS, Image, Product
 from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.options import Options, inside_own_build
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
-READ_ONLY = frozenset({"snapshots", "status"})  # commands for everybody who may read the site
+READ_ONLY = frozenset({"plan", "snapshots", "status"})  # commands for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 
@@ -85,6 +87,9 @@ class Run:
         except SettingsError as error:
             raise InvalidDodoFile(str(error)) from None
         self.layout = Layout(self.settings.site.root)
+        if (state := self.layout.state).is_dir() and not os.access(state, os.R_OK | os.X_OK):
+            self.layout = Layout(self.settings.site.root, blind=True)
+        Journal.read_only = not os.access(self.layout.state, os.W_OK)  # of no use but to read
         try:
             self.decisions  # noqa: B018 - what is wrong in it is said before anything is done
         except SettingsError as error:
@@ -118,8 +123,23 @@ class Run:
         if READ_ONLY.issuperset(self.selected):
             Journal.read_only = True
             return
+        self._refuse_others()
+        Journal.read_only = False
         with files.disk("make"):
             self.layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def _refuse_others(self) -> None:
+        """Raise InvalidCommand for any other user than the site's: what root writes, nobody else can."""
+        seen = files.status(self.settings.site.root / "state")
+        if seen and seen.st_uid != os.geteuid():
+            try:
+                owner = pwd.getpwuid(seen.st_uid).pw_name
+            except KeyError:
+                owner = f"#{seen.st_uid}"
+            site = self.settings.site.root
+            raise InvalidCommand(
+                f"{site} belongs to the user {owner}; run this as {owner}: sudo -u {owner} …"
+            )
 
     def lock(self) -> int:
         """Take the site's lock, waiting for another run to end; the descriptor to hand to children."""
@@ -214,6 +234,20 @@ class Run:
         if not (load(self.layout.offers, Offers) or Offers()).failed:
             save(counters, Polls(known.begun + 1, known.begun + 1))
         return line
+
+    def look(self) -> tuple[Offers, Mapping[Product, Wish]]:
+        """What a poll would leave, asked without leaving it; without access, what the last one left."""
+        from tasks.poll import look  # noqa: PLC0415 - as above
+
+        jenkins = self.settings.jenkins
+        try:
+            if jenkins is not None:
+                return look(self.client(), jenkins, self.layout)
+            failed = ""
+        except SettingsError as error:  # the token is not for everybody
+            failed = str(error)
+        wishes = {wish.product: wish for wish in load_all(self.layout.state / "wishes", Wish)}
+        return replace(load(self.layout.offers, Offers) or Offers(), failed=failed), wishes
 
     def told(self, **options: str | int | bool) -> None:
         """Take the command line of publish; raises InvalidDodoFile: exit 3."""

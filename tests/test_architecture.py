@@ -27,6 +27,7 @@ VERBS = {
     "make",
     "mirror",
     "poll",
+    "preview",
     "prune",
     "purge",
     "report",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sites import Site, build, files, matrix
 
+from tasks.decisions import Decisions
 from tasks.image import serial_time
 from tasks.layout import Layout
 from tasks.report import Status, status, table
@@ -58,9 +59,9 @@ def test_of_a_site_that_is_not_there_it_makes_nothing(site: Site) -> None:
 
 
 def test_the_age_is_that_of_the_serial(mixed: Site) -> None:
-    found = status(Layout(mixed.root), [B], datetime(2026, 1, 1, tzinfo=UTC))
+    found = status(Layout(mixed.root), [B], Decisions(), datetime(2026, 1, 1, tzinfo=UTC))
     built = serial_time(found[0].serial)
-    (one,) = status(Layout(mixed.root), [B], built + timedelta(hours=47, minutes=59))
+    (one,) = status(Layout(mixed.root), [B], Decisions(), built + timedelta(hours=47, minutes=59))
     assert one.age_hours == 47
     assert " 47 h " in table([one])[0]
     assert (
