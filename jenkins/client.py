@@ -25,7 +25,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two packets
 SLOWEST = 1024  # bytes per second over PATIENCE, below that a transfer is given up
 PATIENCE = 60.0
 ATTEMPTS = 5  # connections for one file; progress starts the count again
-JSON_LIMIT = 512 << 20  # bytes of one answer; 2,000 configurations make half a MiB
+JSON_LIMIT = 64 << 20  # bytes of one answer; 2,000 configurations with ten builds each make 5 MiB
 
 _RETRY = Retry(
     total=5,
