@@ -15,7 +15,7 @@ from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import matches
-from tasks.proof import METADATA, Fault, prove_lxc, prove_streams
+from tasks.proof import Fault, prove_tree
 from tasks.settings import Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
@@ -197,7 +197,7 @@ def _spared(layout: Layout, held: Quarantine) -> set[str]:
 
 def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
     """Everything that any client would stumble over."""
-    public, faults = layout.public, list[Fault]()
+    public = layout.public
     sizes = files.sizes(public)
     incumbents = {
         key: str(product.get("aliases", "")).split(",")
@@ -205,14 +205,9 @@ def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
         if isinstance(product, dict)
     }
 
-    def read(path: str) -> bytes | None:
-        return files.read(public / path)
-
-    for client in METADATA:
-        faults += prove_streams(read, sizes.get, client, incumbents)
-    for index in tree.lxc_indexes(public):
-        faults += prove_lxc(files.read(index) or b"", index.name, sizes.get)
-    return faults + unsigned(layout, sizes.keys(), held)
+    lxc = [str(path.relative_to(public)) for path in tree.lxc_indexes(public)]
+    found = prove_tree(lambda path: files.read(public / path), sizes.get, lxc, incumbents)
+    return [*found, *unsigned(layout, sizes.keys(), held)]
 
 
 def unsigned(layout: Layout, present: Container[str], held: Quarantine) -> list[Fault]:

@@ -8,7 +8,7 @@ is a fault here.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -117,6 +117,19 @@ def prove_streams(
                 if found.type not in claimed:
                     claimed.add(found.type)
                     yield from _clashes(found, product, names, incumbents)
+
+
+def prove_tree(
+    read: Callable[[str], bytes | None],
+    size_of: SizeOf,
+    lxc: Iterable[str],
+    incumbents: Incumbents = NOBODY,
+) -> Iterator[Fault]:
+    """Everything that any client would stumble over in a tree; ``lxc`` are the paths of its LXC indexes."""
+    for client in METADATA:
+        yield from prove_streams(read, size_of, client, incumbents)
+    for path in lxc:
+        yield from prove_lxc(read(path) or b"", PurePosixPath(path).name, size_of)
 
 
 def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
