@@ -8,9 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOUNS = {
+    "archive",
     "catalogue",
     "decisions",
     "errors",
+    "headers",
     "image",
     "lxcindex",
     "plan",
