@@ -1,24 +1,21 @@
 """Look into the files of a build before anyone else does (acts: reads staged files).
 
-Only what a client or template needs at launch is asked for: formats by their first bytes
-(lxc/incus:shared/archive/detect.go), metadata.yaml with its required keys and an architecture that
-agrees (lxc/incus:shared/api/image.go), and in meta.tar.xz the file ``config``, without which
-lxc-create fails for everybody (lxc/lxc:templates/lxc-download.in; the outage lxc/lxc#4325).
+What a client or template needs at launch is asked for, and that every file is whole: formats by their
+first bytes (lxc/incus:shared/archive/detect.go), roots by their headers and length, tarballs from end to
+end, metadata.yaml with its required keys and an architecture that agrees
+(lxc/incus:shared/api/image.go), and in meta.tar.xz the file ``config``, without which lxc-create fails
+for everybody (lxc/lxc:templates/lxc-download.in; the outage lxc/lxc#4325).
 """
 
-import bz2
-import gzip
-import io
-import lzma
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+from tasks import files
+from tasks.archive import CHUNK, BadArchiveError, Limits, TooMuchError, contents
 from tasks.errors import ImageRejected
+from tasks.headers import BadRootError, check_qcow2, check_squashfs
 from tasks.image import (
     DISK,
     META,
@@ -32,42 +29,72 @@ from tasks.image import (
 )
 
 METADATA_LIMIT = 1 << 20  # bytes of metadata.yaml; the limit of Incus
-UNPACKED_LIMIT = 64 << 20  # bytes of a metadata tarball; real ones have kilobytes
-MEMBERS_LIMIT = 10_000  # entries looked at in it
+SMALL = Limits(entries=10_000, unpacked=64 << 20, content=METADATA_LIMIT)  # real ones have kilobytes
+ROOT = Limits(entries=5_000_000, unpacked=64 << 30, content=0)  # a desktop has 500,000 and 10 GiB
 DEPTH_LIMIT = 100  # of metadata.yaml: libyaml's composer recurses on the C stack
-# What tarfile and yaml raise over hostile input, beside errors of their own.
+# What yaml raises over hostile input, beside errors of its own.
 MALFORMED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 AHEAD = timedelta(hours=1)
 
 _XZ, _SQUASHFS, _QCOW2 = b"\xfd7zXZ\x00", b"hsqs", b"QFI\xfb"
-_PACKED: Mapping[bytes, Callable[..., Any]] = {_XZ: lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 _MAGIC = {SQUASHFS: _SQUASHFS, DISK: _QCOW2, ROOT_TAR: _XZ, META: _XZ}
+_HEAD = 4096  # bytes; squashfs' superblock has 96
+# What lxc-download reads: of each name also those of a mode and of a compat level (its relevant_file).
+_LXC = frozenset(
+    f"{name}{mode}{level}"
+    for name in ("config", "expiry", "templates")
+    for mode in ("", "-system", "-user")
+    for level in ("", *(f".{number}" for number in range(1, 10)))
+)
 
 
 def check(directory: Path, names: Mapping[str, File], product: Product, serial: str, now: datetime) -> None:
-    """Raise ImageRejected, saying which file and why, when this must not be published."""
+    """Raise ImageRejected, saying which file and why, when this must not be published.
+
+    Raises TreeError where our own disk does not give what was staged. The cheap looks come first.
+    """
     if serial_time(serial) > now + AHEAD:
         raise ImageRejected(f"serial {serial} lies in the future (it is {now:%Y%m%d_%H:%M} UTC)")
     for name in names:
-        if magic := _MAGIC.get(name):
-            with (directory / name).open("rb") as file:
-                if file.read(len(magic)) != magic:
-                    raise ImageRejected(
-                        f"{name} is not what its name says: it starts with other bytes than such files do"
-                    )
+        if name in _MAGIC:
+            check_header(directory / name)
     for name in METADATA:
         if name in names:
             check_metadata(directory / name, product)
     if META in names:
         check_meta(directory / META)
+    if ROOT_TAR in names:
+        _contents(directory / ROOT_TAR, ROOT)
+
+
+def check_header(path: Path) -> None:
+    """Check what a file begins with, and that it is not cut where its header tells its length."""
+    with files.disk("read"), path.open("rb") as file:
+        size = path.stat().st_size
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        head = read(0, _HEAD)
+        if not head.startswith(_MAGIC[path.name]):
+            raise ImageRejected(
+                f"{path.name} is not what its name says: it starts with other bytes than such files do"
+            )
+        try:
+            if path.name == SQUASHFS:
+                check_squashfs(head, size)
+            if path.name == DISK:
+                check_qcow2(read, size)
+        except BadRootError as error:
+            raise ImageRejected(f"{path.name} is damaged or unusable: {error}") from error
 
 
 def check_metadata(path: Path, product: Product) -> None:
     """Check the metadata tarball of a split image."""
     import yaml  # noqa: PLC0415 - 30 ms that a run with nothing new does not need
 
-    with _tar(path) as tar:
-        text = _member(tar, "metadata.yaml", path.name)
+    text = _contents(path, SMALL, ["metadata.yaml"], "metadata.yaml")["metadata.yaml"]
     try:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -93,40 +120,35 @@ def check_metadata(path: Path, product: Product) -> None:
 
 
 def check_meta(path: Path) -> None:
-    """Check LXC's own metadata tarball."""
-    with _tar(path) as tar:
-        _member(tar, "config", path.name)
+    """Check LXC's own metadata tarball, by what lxc-download does with its files.
 
-
-@contextmanager
-def _tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a tarball from memory: a bomb ends at the limit, and a cut is seen wherever it is.
-
-    (tarfile's own streams copy what is left of a decompressed block for every 512 bytes they read.)
+    It appends ``config`` to the container's, compares ``expiry`` with the time, and edits what
+    ``templates`` lists below the root file system: on the client, as root.
     """
+    found = _contents(path, SMALL, _LXC, "config")
+    for name, text in found.items():
+        if name.startswith("config") and not text.strip():
+            raise ImageRejected(f"{path.name}: {name} is empty")
+        if name.startswith("expiry") and not re.fullmatch(rb"[0-9]{1,18}\s*", text):
+            raise ImageRejected(f"{path.name}: {name} is no time in seconds")
+        if name.startswith("templates") and any(b".." in line.split(b"/") for line in text.split()):
+            raise ImageRejected(f"{path.name}: {name} lists a file outside of the container")
+
+
+def _contents(path: Path, limits: Limits, wanted: Collection[str] = (), needed: str = "") -> dict[str, bytes]:
+    """Read a tarball whole: a bomb ends at a limit, and a cut is seen wherever it is."""
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_XZ))
-        opened = next((one for magic, one in _PACKED.items() if start.startswith(magic)), open)
-        with opened(path, "rb") as file:
-            data = file.read(UNPACKED_LIMIT + 1)
-        if len(data) > UNPACKED_LIMIT:
-            raise ImageRejected(f"{path.name} unpacks to more than {UNPACKED_LIMIT >> 20} MiB")
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            yield tar
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, *MALFORMED) as error:
-        said = str(error) or type(error).__name__
-        raise ImageRejected(f"{path.name} cannot be read as a tarball: {said}") from error
+        found = contents(_chunks(path), limits, wanted)
+    except BadArchiveError as error:
+        raise ImageRejected(f"{path.name} cannot be read as a tarball: {error}") from error
+    except TooMuchError as error:
+        raise ImageRejected(f"{path.name} {error}") from error
+    if needed and needed not in found:
+        raise ImageRejected(f"{path.name} holds no file {needed!r}")
+    return found
 
 
-def _member(tar: tarfile.TarFile, wanted: str, archive: str) -> bytes:
-    """The content of one regular file, with or without a leading ``./``, as the daemons accept it."""
-    for number, member in enumerate(tar):
-        if number > MEMBERS_LIMIT:
-            raise ImageRejected(f"{archive} has more than {MEMBERS_LIMIT} entries")
-        if member.name.removeprefix("./") == wanted and member.isfile():
-            if member.size > METADATA_LIMIT:
-                raise ImageRejected(f"{archive}: {wanted} is larger than {METADATA_LIMIT >> 20} MiB")
-            content = tar.extractfile(member)
-            return content.read() if content else b""
-    raise ImageRejected(f"{archive} holds no file {wanted!r}")
+def _chunks(path: Path) -> Iterator[bytes]:
+    with files.disk("read"), path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

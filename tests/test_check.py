@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jenkins.samples import artifacts, meta_tarball, metadata_tarball, tar_xz
-from tasks.check import MEMBERS_LIMIT, check, check_meta, check_metadata
-from tasks.errors import ImageRejected
+from tasks.check import ROOT, SMALL, check, check_meta, check_metadata
+from tasks.errors import ImageRejected, TreeError
 from tasks.image import File, Product
 
 TINY = Product("tiny", "1", "amd64", "default")
@@ -107,6 +107,75 @@ def test_a_tarball_cut_short_is_refused(tmp_path, name, cut):
     content = artifacts(**NAMES, kinds=("container", "lxc"), lxd="differs")
     content[name] = content[name][:cut]
     assert verdict(tmp_path, content).startswith(f"{name} ")
+
+
+TARBALLS = ["incus.tar.xz", "lxd.tar.xz", "meta.tar.xz", "rootfs.tar.xz"]
+EVERYTHING = artifacts(**NAMES, kinds=("container", "vm", "lxc"), lxd="differs", tar_root=True, payload=b"x" * 300_000)  # fmt: skip
+
+
+class TestWhole:
+    """Every tarball is read to its end, every disk held against its header."""
+
+    @pytest.mark.parametrize("name", TARBALLS)
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (lambda tar: lzma.compress(tar)[:-1], "the xz stream is cut short"),
+            (lambda tar: lzma.compress(tar) + b"garbage", "bytes that are no xz follow the stream"),
+            (lambda tar: lzma.compress(tar[:1025]), "it ends in the middle of an entry"),
+            (lambda tar: lzma.compress(tar.rstrip(b"\0")), "it ends in the middle of an entry"),
+            (lambda tar: lzma.compress(tar[: len(tar) - 1024]), "it has no end-of-archive blocks"),
+            (
+                lambda tar: lzma.compress(flipped(tar, tar.rindex(b"ustar"))),
+                "the checksum of a header is wrong",
+            ),
+            (lambda tar: flipped(lzma.compress(tar), -300), ""),
+        ],
+    )
+    def test_a_tarball_whose_end_is_damaged(self, tmp_path, name, damage, words):
+        tar = lzma.decompress(EVERYTHING[name])
+        assert verdict(tmp_path, {**EVERYTHING, name: lzma.compress(tar)}) == ""
+        said = verdict(tmp_path, {**EVERYTHING, name: damage(tar)})
+        assert said.startswith(f"{name} cannot be read as a tarball: {words}")
+
+    @pytest.mark.parametrize(
+        ("name", "cut"),
+        [("rootfs.squashfs", 1), ("rootfs.squashfs", 5000), ("disk.qcow2", 5000), ("disk.qcow2", 200_000)],
+    )
+    def test_a_disk_that_is_cut(self, tmp_path, name, cut):
+        end = len(EVERYTHING[name].rstrip(b"\0"))
+        said = verdict(tmp_path, {**EVERYTHING, name: EVERYTHING[name][: end - cut]})
+        assert said.startswith(f"{name} is damaged or unusable: it is cut short")
+
+    def test_a_root_may_be_larger_than_metadata(self, tmp_path):
+        tar = lzma.decompress(EVERYTHING["rootfs.tar.xz"])
+        entry = tarfile.TarInfo("more").tobuf() * (SMALL.entries + 1)
+        large = lzma.compress(entry + tar, preset=0) + lzma.compress(bytes(65 << 20), preset=0)
+        assert verdict(tmp_path, {**EVERYTHING, "rootfs.tar.xz": large}) == ""
+        assert "unpacks to more" in verdict(
+            tmp_path, {**EVERYTHING, "meta.tar.xz": lzma.compress(tar + bytes(65 << 20), preset=0)}
+        )
+
+    def test_a_root_may_not_be_without_end(self, tmp_path):
+        info = tarfile.TarInfo("zeros")
+        info.size = ROOT.unpacked
+        data = lzma.compress(info.tobuf() + bytes(1 << 20))
+        assert (
+            verdict(tmp_path, {**EVERYTHING, "rootfs.tar.xz": data})
+            == "rootfs.tar.xz unpacks to more than 65536 MiB"
+        )
+
+    def test_our_own_disk_is_not_the_builds_fault(self, tmp_path):
+        listed = {name: File(1, "") for name in EVERYTHING if name != "serial"}
+        for name in ("rootfs.tar.xz", "incus.tar.xz", "rootfs.squashfs"):
+            with pytest.raises(TreeError, match=f"cannot read .*{name}"):
+                check(tmp_path, {name: listed[name]}, TINY, "20260101_00:00", NOW)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 1
+    return bytes(changed)
 
 
 class TestMetadata:
@@ -233,7 +302,7 @@ class TestMetadata:
     def test_text_larger_than_the_daemons_read(self, tmp_path):
         assert (
             self.said(tmp_path, metadata(GOOD + "#" * (1 << 20)))
-            == "incus.tar.xz: metadata.yaml is larger than 1 MiB"
+            == "incus.tar.xz holds a metadata.yaml larger than 1 MiB"
         )
         assert self.said(tmp_path, metadata(GOOD + "#" * ((1 << 20) - len(GOOD)))) == ""
 
@@ -287,8 +356,8 @@ class TestTarballs:
 
     def test_more_entries_than_any_image_has(self, tmp_path):
         one = tarfile.TarInfo("x").tobuf()
-        (tmp_path / "meta.tar.xz").write_bytes(lzma.compress(one * (MEMBERS_LIMIT + 2), preset=0))
-        with pytest.raises(ImageRejected, match=rf"meta\.tar\.xz has more than {MEMBERS_LIMIT} entries"):
+        (tmp_path / "meta.tar.xz").write_bytes(lzma.compress(one * (SMALL.entries + 1), preset=0))
+        with pytest.raises(ImageRejected, match=rf"meta\.tar\.xz has more than {SMALL.entries} entries"):
             check_meta(tmp_path / "meta.tar.xz")
 
     def test_a_bomb_is_not_unpacked_to_its_end(self, tmp_path):
@@ -321,3 +390,38 @@ class TestTarballs:
         (tmp_path / "meta.tar.xz").write_bytes(tar_xz({name: b"x"}))
         with pytest.raises(ImageRejected, match="holds no file 'config'"):
             check_meta(tmp_path / "meta.tar.xz")
+
+    @pytest.mark.parametrize(
+        "name", ["config", "config-user", "config-system.3", "config-user.1", "config.9"]
+    )
+    @pytest.mark.parametrize("text", [b"", b" \n\n"])
+    def test_a_config_that_says_nothing(self, tmp_path, name, text):
+        (tmp_path / "meta.tar.xz").write_bytes(tar_xz({"config": b"x", name: text}))
+        assert reason(check_meta, tmp_path / "meta.tar.xz") == f"meta.tar.xz: {name} is empty"
+
+    @pytest.mark.parametrize(
+        ("name", "text", "good"),
+        [
+            ("expiry", b"1767225600", True),
+            ("expiry", b"1767225600\n", True),
+            ("expiry", b"", False),
+            ("expiry", b"never\n", False),
+            ("expiry", b"-1\n", False),
+            ("expiry", b"1 -o 1\n", False),
+            ("expiry", b"9" * 30, False),
+            ("expiry.1", b"soon", False),
+            ("expiry-user.5", b"soon", False),
+            ("templates", b"", True),
+            ("templates", b"/etc/hostname\netc/hosts\n", True),
+            ("templates", b"/etc/..hidden..\n", True),
+            ("templates", b"/etc/../../../../etc/passwd\n", False),
+            ("templates-user", b"..\n", False),
+            ("templates.2", b"/etc/hosts /../x", False),
+            ("create-message", b"", True),
+            ("excludes-user", b"./dev/..\n", True),
+        ],
+    )
+    def test_what_lxc_does_with_the_rest(self, tmp_path, name, text, good):
+        (tmp_path / "meta.tar.xz").write_bytes(tar_xz({"./config": b"x", f"./{name}": text}))
+        said = reason(check_meta, tmp_path / "meta.tar.xz")
+        assert said == "" if good else said.startswith(f"meta.tar.xz: {name} ")
