@@ -1,20 +1,21 @@
 """SIGKILL anywhere: nobody sees anything half-made, and one quiet run ends where an undisturbed one would."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 import pytest
+from readers import Reader, named
 from sites import CHECKOUT, Site, build, files, matrix
+
+from jenkins import standin
+from jenkins.controller import Controller
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 OPERATIONS = ("rename", "link", "unlink", "mkdir", "sync")
@@ -29,16 +30,13 @@ PHASES = {
     "lxc_index": r"/site/public/meta",
     "snapshot": r"/snapshots|/\.?(tmp-)?latest|/\.?(tmp-)?site-id|$",
     "mirror": r"/state/mirrors",
-    "poll": r"/state|/site/staging",
+    "poll": r"/state|/site/staging|/\.?(tmp-)?decisions",
 }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, key) -> Iterator[Site]:
     """A published site with work to do: new builds, a delisted image that has lapsed, a mirror behind."""
-    from jenkins import standin
-    from jenkins.controller import Controller
-
     base = tmp_path_factory.mktemp("kill")
     with standin.serve(Controller(base / "jenkins")) as server:
         site = Site(base / "site", server, key)
@@ -79,7 +77,9 @@ def names(tree: Path) -> set[str]:
     return {str(path.relative_to(tree)) for path in tree.rglob("*")}
 
 
-def run(site: Site, log: Path, operation: str, number: int) -> subprocess.CompletedProcess[str]:
+def run(
+    site: Site, log: Path, operation: str, number: int, command: Sequence[str] = ("publish",)
+) -> subprocess.CompletedProcess[str]:
     words = [
         sys.executable,
         str(CHECKOUT / "tests/killed.py"),
@@ -90,67 +90,12 @@ def run(site: Site, log: Path, operation: str, number: int) -> subprocess.Comple
     ]
     env = {**site.environment(), "PYTHONPATH": str(CHECKOUT)}
     return subprocess.run(
-        [*words, "publish"], cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120, check=False
+        [*words, *command], cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
 
 
-class Reader:
-    """Reads a tree over and over as clients do, and keeps what it stumbled over."""
-
-    def __init__(self, *trees: Path) -> None:
-        self.faults: list[str] = []
-        self.rounds = 0
-        self._trees, self._stop, self._known = trees, threading.Event(), dict[tuple[int, int], str]()
-        self._thread = threading.Thread(target=self._read)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _read(self) -> None:
-        while not self._stop.is_set():
-            for tree in self._trees:
-                self.look(tree)
-            self.rounds += 1
-
-    def look(self, tree: Path) -> None:
-        """Index first, then what it names; each by a path of its own, as requests come one by one."""
-        try:
-            index = json.loads((tree / "streams/v1/index.json").read_bytes())
-            images = json.loads((tree / index["index"]["images"]["path"]).read_bytes())
-            listed = (tree / "meta/1.0/index-system").read_text()
-        except (OSError, ValueError) as error:
-            self.faults.append(f"{tree.name}: {error!r}")
-            return
-        items = [
-            item
-            for p in images["products"].values()
-            for v in p["versions"].values()
-            for item in v["items"].values()
-        ]
-        wanted = {item["path"]: item["sha256"] for item in items}
-        for line in listed.splitlines():
-            directory = line.split(";")[5].strip("/")
-            wanted |= {
-                f"{directory}/{name}": "" for name in ("rootfs.tar.xz", "meta.tar.xz", "rootfs.tar.xz.asc")
-            }
-        for path, digest in wanted.items():
-            try:
-                seen = (tree / path).stat()
-                found = (
-                    self._known.get((seen.st_ino, seen.st_mtime_ns))
-                    or hashlib.sha256((tree / path).read_bytes()).hexdigest()
-                )
-                self._known[seen.st_ino, seen.st_mtime_ns] = found
-            except OSError:
-                self.faults.append(f"{tree.name}: {path} is missing")
-                continue
-            if digest and found != digest:
-                self.faults.append(f"{tree.name}: {path} is wrong")
+def told(request: pytest.FixtureRequest, line: str) -> None:
+    request.config.get_terminal_writer().line(f"\n{line}")
 
 
 def phase(line: str) -> str:
@@ -158,16 +103,20 @@ def phase(line: str) -> str:
     return next(name for name, pattern in PHASES.items() if re.match(pattern, path))
 
 
-def chosen(undisturbed: Site, where: Path) -> Iterator[tuple[str, str, int]]:
+def chosen(
+    undisturbed: Site, where: Path, command: Sequence[str] = ("publish",), hits: int = HITS
+) -> Iterator[tuple[str, str, int]]:
     """Operations to be killed at, for each phase evenly over what a run does there."""
     done: dict[str, list[tuple[str, int]]] = {name: [] for name in PHASES}
     for operation in OPERATIONS:
         log = where / f"{operation}.log"
-        assert run(copied(undisturbed, where / f"count-{operation}"), log, operation, 0).returncode == 0
+        assert (
+            run(copied(undisturbed, where / f"count-{operation}"), log, operation, 0, command).returncode == 0
+        )
         for number, line in enumerate(log.read_text().splitlines(), start=1):
             done[phase(line)].append((operation, number))
     for name, moments in done.items():
-        for moment in moments[:: max(1, len(moments) // HITS)][:HITS]:
+        for moment in moments[:: max(1, len(moments) // hits)][:hits]:
             yield name, *moment
 
 
@@ -178,18 +127,20 @@ def test_a_kill_at_any_operation_leaves_nothing_half_made(undisturbed: Site, tmp
     model.publish()  # without grace, what this run delisted goes in the next
     states.append(content(model.root / "site/public"))
     hit: Counter[str] = Counter()
+    window = 0.0
     moments = list(chosen(undisturbed, tmp_path))
     wanted = Counter(name for name, _, _ in moments)
     for expected, operation, number in moments:
         here, log = tmp_path / f"{operation}-{number}", tmp_path / f"{operation}-{number}.log"
         site = copied(undisturbed, here)
-        with Reader(site.latest, site.mirror) as reader:
+        with Reader(site.key.public, site.latest, site.mirror) as reader:
             killed = run(site, log, operation, number)
             quiet = site.publish()
         where = f"killed in {expected}: {log.read_text().splitlines()[-1]}\n{quiet.out}"
         assert killed.returncode == -9, f"{where}\n{killed.stdout}{killed.stderr}"
         assert not reader.faults, f"{where}\n{reader.faults[:5]}"
         assert reader.rounds
+        window = max(window, reader.window)
         assert content(site.root / "site/public") in states, where
         assert names(site.latest) == names(site.root / "site/public"), where
         assert content(site.latest) == content(site.root / "site/public"), where
@@ -197,6 +148,75 @@ def test_a_kill_at_any_operation_leaves_nothing_half_made(undisturbed: Site, tmp
         assert not list(site.root.rglob(".tmp-*")), where
         hit[phase(log.read_text().splitlines()[-1])] += 1
         shutil.rmtree(here)
-    request.config.get_terminal_writer().line(f"\nkills by phase: {dict(sorted(hit.items()))}")
+    told(
+        request, f"kills by phase: {dict(sorted(hit.items()))}; a mirror's pair was split for {window:.3f} s"
+    )
     assert all(hit[name] >= min(3, count) for name, count in wanted.items()), (hit, wanted)
     assert wanted.keys() == PHASES.keys()
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory, key) -> Iterator[Site]:
+    """A site with two snapshots and a mirror, for the operator's hands."""
+    base = tmp_path_factory.mktemp("hands")
+    with standin.serve(Controller(base / "jenkins")) as server:
+        site = Site(base / "site", server, key)
+        site.base.mkdir()
+        site.more = '[snapshot]\nkeep = 9\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
+        matrix(server.ci, A, B)
+        for _ in range(2):
+            build(server.ci, A, B)
+            site.publish()
+        yield site
+
+
+def listed(site: Site) -> list[str]:
+    return sorted(path for path in named(site.latest) if path.startswith(f"images/{A}/"))
+
+
+@pytest.mark.parametrize("hand", ["withdraw", "rollback"])
+def test_the_hands_may_be_killed_too(
+    decided: Site, tmp_path: Path, request: pytest.FixtureRequest, hand: str
+) -> None:
+    """Whether the word was written down before the kill or not, the next publication ends in one of two states."""
+    newest = listed(decided)[-1].split("/")[5]
+    gone = f"images/{A}/{newest}/"
+    first = min(path.name for path in (decided.root / "snapshots").iterdir())
+    command = (
+        ["withdraw", "--now", gone.removeprefix("images/").strip("/")]
+        if hand == "withdraw"
+        else [hand, first]
+    )
+    before = content(decided.root / "site/public")
+    model = copied(decided, tmp_path / "model")
+    assert model.doit(*command).code == 0
+    model.publish()
+    after = content(model.root / "site/public")
+    assert after != before
+    hit: Counter[str] = Counter()
+    moments = list(chosen(decided, tmp_path, command, 3))
+    for expected, operation, number in moments:
+        here, log = tmp_path / f"{operation}-{number}", tmp_path / f"{operation}-{number}.log"
+        site = copied(decided, here)
+        spare = (gone,) if hand == "withdraw" else ()
+        with Reader(site.key.public, site.latest, site.mirror, hold=True, spare=spare) as reader:
+            killed = run(site, log, operation, number, command)
+            quiet = site.publish()
+        where = f"killed in {expected}: {log.read_text().splitlines()[-1]}\n{quiet.out}"
+        assert killed.returncode == -9, f"{where}\n{killed.stdout}{killed.stderr}"
+        assert not reader.faults, f"{where}\n{reader.faults[:5]}"
+        said = (site.root / "decisions.toml").exists()
+        assert content(site.root / "site/public") == (after if said else before), where
+        assert content(site.latest) == content(site.root / "site/public"), where
+        assert content(site.mirror) == content(site.latest), where
+        if said and hand == "withdraw":
+            assert not [
+                path
+                for path in site.base.rglob(newest)
+                if path.parent.parent.parent.name == "1" and "amd64" in path.parts
+            ], where
+        hit["decided" if said else "undecided"] += 1
+        hit[expected] += 1
+        shutil.rmtree(here)
+    told(request, f"{hand}: kills by phase: {dict(sorted(hit.items()))}")
+    assert hit["decided"] >= 9, hit
