@@ -83,7 +83,9 @@ def task_status() -> dict[str, object]:
     def act(json: bool, globs: list[str]) -> None:  # noqa: FBT001 - doit hands parameters by name
         run = runtime.current()
         rows = report.status(run.layout, globs, run.decisions, run.now)
-        sys.stdout.write(encode(rows).decode() if json else "\n".join(report.table(rows)) + "\n")
+        sys.stdout.write(
+            encode(rows).decode() if json else "\n".join(_pinned(run, report.table(rows))) + "\n"
+        )
         _tell_blind(run)
 
     return {
@@ -92,6 +94,10 @@ def task_status() -> dict[str, object]:
         "pos_arg": "globs",
         "meta": {"lockless": True},
     }
+
+
+def _pinned(run: runtime.Run, lines: list[str]) -> list[str]:
+    return [*run.decisions.pin_line(), *lines]
 
 
 def _tell_blind(run: runtime.Run) -> None:
@@ -142,6 +148,8 @@ def _by(why: str) -> decide.By:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
         user = f"uid {os.getuid()}"
+    if not why.isprintable():
+        raise SettingsError([f"--why={why!a}: one line of plain text"])
     when = runtime.current().now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return decide.By(who=f"{user}@{os.uname().nodename}", when=when, why=why)
 

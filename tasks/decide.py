@@ -132,10 +132,14 @@ class _Book:
     def add(self, kind: str, word: Word) -> None:
         """Put a word last."""
         table = tomlkit.table()
+        if kind in self._document:
+            table.trivia.indent = "\n"  # a blank line between words
         for field, value in msgspec.structs.asdict(word).items():
             if value not in ("", (), False):
                 table.add(field, _plain(value))
         if kind not in self._document:
+            if self._document:
+                self._document.add(tomlkit.nl())
             self._document.append(kind, tomlkit.aot())
         self._document[kind].append(table)
 

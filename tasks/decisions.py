@@ -52,7 +52,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def said(self) -> str:
         """The word's origin, for people."""
-        return f"by {self.who}, {self.when[:16].replace('T', ' ')} UTC: {self.why or 'no reason given'}"
+        why = " ".join(self.why.split()) or "no reason given"
+        return f"by {self.who}, {self.when[:16].replace('T', ' ')} UTC: {why}"
 
 
 Said = TypeVar("Said", bound=Word)
@@ -140,16 +141,13 @@ class Decisions(msgspec.Struct, frozen=True):
 
     def keeping(self, product: Product) -> str:
         """Why a product does not move on, whatever is built, "" when it may."""
-        hold, pin = self.hold_of(product), self.pinned()
-        return (
-            self.ending(product)
-            or (f"kept at {hold.serial} {hold.said}" if hold else "")
-            or (f"pinned at {pin.snapshot} {pin.said}" if pin else "")
-        )
+        hold = self.hold_of(product)
+        return self.ending(product) or (f"kept at {hold.serial} {hold.said}" if hold else "")
 
     def stop(self, product: Product, job: str, configuration: str, number: int) -> str:
         """Why nothing is to be fetched for a product from a build, "" when it may be."""
-        return self.refusal(job, configuration, number) or self.keeping(product)
+        pinned = f"pinned at {pin.snapshot} {pin.said}" if (pin := self.pinned()) else ""
+        return self.refusal(job, configuration, number) or self.keeping(product) or pinned
 
     def refuses(self, image: Image) -> bool:
         """Whether an image must not be listed by anybody, whatever else is decided."""
@@ -192,10 +190,14 @@ class Decisions(msgspec.Struct, frozen=True):
         images = {f"{one.product.name}/{one.serial}" for one in _standing(self.withdraw)}
         return sorted(products | images) + sorted(one.build.text for one in _standing(self.block))
 
+    def pin_line(self) -> list[str]:
+        """What is said of a pin, wherever products are listed."""
+        pin = self.pinned()
+        return [f"pinned: at {pin.snapshot} {pin.said}; doit rollback --release lets go"] if pin else []
+
     def lines(self) -> list[str]:
         """What every publication says of them: a pin, and what is held."""
-        pin = self.pinned()
-        lines = [f"pinned: at {pin.snapshot} {pin.said}; doit rollback --release lets go"] if pin else []
+        lines = self.pin_line()
         held = {one.product.name: one for one in _standing(self.hold) if not self.ending(one.product)}
         lines += [f"held: {name}: kept at {held[name].serial} {held[name].said}" for name in sorted(held)]
         return lines

@@ -15,6 +15,8 @@ from tasks.decisions import NOTHING_DECIDED, Decisions
 from tasks.image import Product
 from tasks.settings import Axes, Gate
 
+UNTESTED = "has not passed the test job"
+
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """The build that a product should be at, with what Jenkins says of its artifacts."""
@@ -166,7 +168,7 @@ def choose(
         wish = None
     held = ""
     if newest and newest is not best and (wish is None or moves(wish, offer, newest)):
-        why = f"is {refused[newest.number]}" if refused[newest.number] else "has not passed the test job"
+        why = f"is {refused[newest.number]}" if refused[newest.number] else UNTESTED
         held = f"build #{newest.number} {why}"
     if best is None or (wish and not moves(wish, offer, best)):
         return Choice(None, held)

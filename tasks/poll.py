@@ -280,12 +280,12 @@ class _Poll:
             self._held[offer.product.name] = choice.held
         elif not offer.builds and wish is None:
             self._waiting.append(offer.product.name)
-        if wish and choice.build and wish.job == offer.job and choice.build.number < wish.number:
-            self._notes.append(
-                f"{offer.product.name}: {offer.job} was made anew,"
-                f" from #{wish.number} back to #{choice.build.number}"
-            )
-        return choice.build
+        build = choice.build
+        back = wish and build and wish.job == offer.job and build.number < wish.number
+        if wish and build and back and build.timestamp > wish.timestamp:  # else the wished one was refused
+            anew = f"{offer.job} was made anew, from #{wish.number} back to #{build.number}"
+            self._notes.append(f"{offer.product.name}: {anew}")
+        return build
 
     def _wish(self, offer: Offer, build: api.Build) -> Wish | None:
         """Ask for one build's artifacts; the wish for it, None when that cannot be had."""

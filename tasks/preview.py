@@ -11,7 +11,7 @@ from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
 from tasks.image import Product
 from tasks.layout import Layout
-from tasks.plan import Wish
+from tasks.plan import UNTESTED, Wish
 from tasks.state import Failure, Ledger, Offers, load, load_all
 from tasks.words import counted
 
@@ -60,7 +60,7 @@ class Preview(NamedTuple):
         if wish and (why := self.word.stop(wish.product, wish.job, wish.configuration, wish.number)):
             return "held", why
         if why := self.offers.held.get(name, ""):
-            return "untested", why
+            return ("untested" if why.endswith(UNTESTED) else "held"), why
         if wish is None:
             return ("never built" if name in self.offers.waiting else UP_TO_DATE), ""
         return (UP_TO_DATE, "") if ledger and ledger.of_build(wish) else self._coming(wish)

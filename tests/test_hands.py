@@ -214,6 +214,9 @@ def test_rollback_lists_again_what_was_listed(three: Site) -> None:
     assert re.search(rf"pinned: at {first} by .*: it does not boot; doit rollback --release", result.out)
     assert serials(three, A) == [old]
     assert "pinned: at" in three.publish().out
+    for command in ("status", "plan"):
+        assert said(three, command).splitlines()[0].startswith(f"pinned: at {first} by")
+    assert said(three, "status").count("pinned") == 1
     listed = said(three, "snapshots").splitlines()
     assert listed[0] == f"{shown}  3 products, 3 images, latest"
     assert listed[-1] == f"{first}  3 products, 3 images, pinned"
@@ -308,6 +311,7 @@ def test_decisions_outlive_the_state_and_keep_the_comments_of_people(three: Site
         (["hold", "tiny/9/amd64/default"], "tiny/9/amd64/default is not published; near are tiny/"),
         (["hold", "--serial=20200101_00:00", A], f"{A} has no image 20200101_00:00; there are 2026"),
         (["unhold", A], f"{A}: nothing was decided of it; decided is on nothing"),
+        (["hold", "--why=a\nb", A], "--why='a\\nb': one line of plain text"),
         (["unhold"], "doit unhold: name a product, an image or --build="),
         (["block"], "--build: '' is no build; write it as reports do, JOB/CONFIGURATION #N or JOB #N"),
         (["block", "--build=image-tiny"], "--build: 'image-tiny' is no build"),
@@ -366,6 +370,6 @@ def test_the_newest_build_that_is_not_blocked_is_taken(site: Site) -> None:
     site.publish()
     assert len(serials(site, A)) == 1
     said(site, "block", "--build=image-tiny #2")
-    site.publish()
-    assert len(serials(site, A)) == 1
+    assert re.search(rf"held +{A} +build #2 is blocked by", said(site, "plan"))
+    assert "made anew" not in site.publish().out
     assert serials(site, A)[0] == first["serial"].decode().strip()
