@@ -2,17 +2,19 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sites import Site, build, files, matrix, serial
+from sites import Key, Site, build, files, matrix, serial
+
+from jenkins import standin
+from jenkins.controller import Controller
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 
 
-@pytest.fixture
-def three(site: Site) -> Site:
-    """Three products, two images each, and a mirror."""
+def filled(site: Site) -> Site:
     site.lines = 'grace = "0s"\nkeep = 3\n'
     site.more = '[[mirror]]\nname = "near"\nurl = "mirror"\n'
     matrix(site.ci, A, B, C)
@@ -20,6 +22,20 @@ def three(site: Site) -> Site:
         build(site.ci, A, B, C)
         site.publish()
     return site
+
+
+@pytest.fixture
+def three(site: Site) -> Site:
+    """Three products, two images each, and a mirror."""
+    return filled(site)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Site]:
+    """The same for all who only try."""
+    base = tmp_path_factory.mktemp("untouched")
+    with standin.serve(Controller(base / "jenkins")) as server:
+        yield filled(Site(base, server, key))
 
 
 def serials(site: Site, product: str, tree: Path | None = None) -> list[str]:
@@ -326,14 +342,14 @@ def test_decisions_outlive_the_state_and_keep_the_comments_of_people(three: Site
         (["rollback", "--release"], "nothing is pinned"),
     ],
 )
-def test_bad_input_changes_nothing(three: Site, command: list[str], line: str) -> None:
-    before = three.tree()
-    out = said(three, *command, code=3)
+def test_bad_input_changes_nothing(untouched: Site, command: list[str], line: str) -> None:
+    before = untouched.tree()
+    out = said(untouched, *command, code=3)
     assert line in out
     assert "Traceback" not in out
     assert len(out.splitlines()) == 1
-    assert three.tree() == before
-    assert not (three.root / "decisions.toml").exists()
+    assert untouched.tree() == before
+    assert not (untouched.root / "decisions.toml").exists()
 
 
 @pytest.mark.parametrize(
@@ -349,12 +365,13 @@ def test_bad_input_changes_nothing(three: Site, command: list[str], line: str) -
         ('[[block]]\nwho="a"\nwhen="b"\nbuild="x"\n', "decisions.toml: block[1].build: 'x' is no build"),
     ],
 )
-def test_a_damaged_file_stops_every_command(three: Site, text: str, line: str) -> None:
-    (three.root / "decisions.toml").write_text(text)
+def test_a_damaged_file_stops_every_command(untouched: Site, text: str, line: str) -> None:
+    (untouched.root / "decisions.toml").write_text(text)
     for command in ("publish", "status"):
-        out = said(three, command, code=3)
+        out = said(untouched, command, code=3)
         assert line in out
         assert "Traceback" not in out
+    (untouched.root / "decisions.toml").unlink()
 
 
 def test_the_newest_build_that_is_not_blocked_is_taken(site: Site) -> None:
