@@ -234,8 +234,8 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     while at < len(data):
         blank = data.find(b" ", at, at + 8)
         end = at + _number(data[at : max(blank, at)], 10)
-        key, equals, value = data[blank + 1 : end].partition(b"=")
-        if not at < blank < end <= len(data) or not equals or not value.endswith(b"\n"):
+        key, _, value = data[blank + 1 : end].partition(b"=")
+        if blank <= at or end > len(data) or not value.endswith(b"\n"):
             raise BadArchiveError("a record of a pax header is damaged")
         if value != b"\n":  # nothing: as if it were not there
             yield key, value[:-1]
