@@ -53,13 +53,20 @@ class Batches:
 
     def _fetcher(self) -> "Fetcher":
         """The threads that download ahead; they start with the first call."""
+        from tasks.check import check  # noqa: PLC0415 - not needed when nothing is new
         from tasks.fetch import Fetcher  # noqa: PLC0415 - as above
 
         if self._downloads is None:
             run = self._run
             jenkins, client = run.settings.jenkins, run.client()
             assert jenkins is not None  # noqa: S101 - client() has refused that
-            self._downloads = Fetcher(client, run.layout.staging, threads=jenkins.downloads, log=jenkins.log)
+            self._downloads = Fetcher(
+                client,
+                run.layout.staging,
+                lambda one, it: check(it.directory, it.files, one.product, it.serial, run.now),
+                threads=jenkins.downloads,
+                log=jenkins.log,
+            )
             self._downloads.start(one for one in run.pending if self._is_coming(one))
             self._since = time.monotonic()
         return self._downloads
@@ -91,7 +98,7 @@ class Batches:
         from tasks.make import make  # noqa: PLC0415 - as above
 
         run = self._run
-        made = make(wish, run.layout, self._take, run.signer, run.now)
+        made = make(wish, run.layout, self._take, run.signer)
         if made.image:
             run.published.append(made.image)
             self._fresh += 1

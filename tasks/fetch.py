@@ -1,14 +1,14 @@
 """Bring the artifacts of a build into staging, ahead of the task that publishes them (acts).
 
 Every artifact is streamed once, and in that one pass its size, md5, sha256 and the combined
-fingerprints with each metadata file come out: no file is read a second time, and memory does not
-depend on its size. A few threads work through the wishes in order.
+fingerprints with each metadata file come out: memory does not depend on its size. A few threads work
+through the wishes in order; what looks into a build does so on the same thread.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -25,6 +25,7 @@ from tasks.image import (
     INCUS,
     LOG,
     LXD,
+    META,
     METADATA,
     ROOTS,
     SERIAL,
@@ -38,6 +39,8 @@ from tasks.threads import ahead
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
+LIMIT = 64 << 30  # bytes of any other file; a desktop's disk has 5 GiB
+LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +54,19 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fetcher:
-    """Downloads ahead of the tasks that wait for them."""
+    """Downloads ahead of the tasks that wait for them; ``inspect`` raises ImageRejected for what it holds."""
 
-    def __init__(self, client: Client, staging: Path, *, threads: int, log: bool) -> None:
-        self._client, self._staging, self._threads, self._log = client, staging, threads, log
+    def __init__(
+        self,
+        client: Client,
+        staging: Path,
+        inspect: Callable[[Wish, Staged], None],
+        *,
+        threads: int,
+        log: bool,
+    ) -> None:
+        self._client, self._staging, self._inspect = client, staging, inspect
+        self._threads, self._log = threads, log
         self._futures: dict[Wish, Future[Staged]] = {}
 
     def start(self, wishes: Iterable[Wish]) -> None:
@@ -83,7 +95,9 @@ class Fetcher:
         return sum(not future.done() for future in self._futures.values())
 
     def _fetch(self, wish: Wish) -> Staged:
-        return fetch(self._client, wish, self._staging / wish.product.key, log=self._log)
+        staged = fetch(self._client, wish, self._staging / wish.product.key, log=self._log)
+        self._inspect(wish, staged)
+        return staged
 
 
 def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
@@ -196,7 +210,9 @@ class _Load:
 
     def fetch(self, name: str, url: str) -> None:
         """Stream one file to disk through all its hashes."""
-        with Hashed(self._directory / name, self._seeds if name in ROOTS else {}) as sink:
+        with Hashed(
+            self._directory / name, self._seeds if name in ROOTS else {}, LIMITS.get(name, LIMIT)
+        ) as sink:
             self._client.download(url, sink)
         self.files[name], self.md5[name] = (
             File(sink.size, sink.sha256.hexdigest()),
@@ -211,16 +227,18 @@ class _Load:
             (self._directory / LXD).unlink()
             del self.files[LXD], self.md5[LXD]
             return
-        if self.files[name].size > METADATA_LIMIT:
-            raise ImageRejected(f"{name} is larger than {METADATA_LIMIT >> 20} MiB")
         self._seeds[name] = (self._directory / name).read_bytes()
 
 
 class Hashed:
-    """A file being written, with every hash of it; may be reset when a transfer starts again."""
+    """A file being written, with every hash of it; may be reset when a transfer starts again.
 
-    def __init__(self, path: Path, seeds: Mapping[str, bytes]) -> None:
-        self._path, self._seeds = path, seeds
+    Raises ImageRejected with the byte after ``limit``, which ends the transfer, and TreeError when the
+    disk refuses.
+    """
+
+    def __init__(self, path: Path, seeds: Mapping[str, bytes], limit: int = LIMIT) -> None:
+        self._path, self._seeds, self._limit = path, seeds, limit
         with files.disk("write"):
             self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
             os.fchmod(self._file.fileno(), 0o644)
@@ -231,7 +249,9 @@ class Hashed:
         self.combined = {name: hashlib.sha256(seed) for name, seed in self._seeds.items()}
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes; raises TreeError when the disk does not."""
+        """Take the next bytes."""
+        if self.size + len(chunk) > self._limit:
+            raise ImageRejected(f"{self._path.name} is larger than {self._limit >> 20} MiB")
         with files.disk(f"write {self._path}"):
             self._file.write(chunk)
         self.size += len(chunk)
@@ -240,8 +260,9 @@ class Hashed:
 
     def reset(self) -> None:
         """Start the file again."""
-        self._file.seek(0)
-        self._file.truncate()
+        with files.disk(f"write {self._path}"):
+            self._file.seek(0)
+            self._file.truncate()
         self._begin()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""One image's road from a wish to the tree: fetched, checked, signed, placed (acts).
+"""One image's road from a wish to the tree: fetched and checked, signed, placed (acts).
 
 The only verb that calls other verbs: it is the straight line of one image. A fault of the build or of
 the way to it is written down for the last task to report and stops nobody else; the product stays at
@@ -6,13 +6,11 @@ its last good image. A fault of ours (signing, disk) is an error and is raised.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
 from tasks import files
-from tasks.check import check
 from tasks.errors import ImageRejected, UpstreamError
 from tasks.fetch import Staged
 from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, sums
@@ -35,17 +33,14 @@ def make(
     layout: Layout,
     take: Callable[[Wish], Staged],
     signer: Callable[[], Signer],
-    now: datetime,
 ) -> Made:
-    """Bring one product to its wished build."""
+    """Bring one product to its wished build; ``take`` gives it checked."""
     ledger = adopt(wish.product, layout)
     if image := ledger.of_build(wish):
         files.unlink(layout.failure(wish.product))
         return Made(f"{image.serial} is there already")
     try:
-        staged = take(wish)
-        check(staged.directory, staged.files, wish.product, staged.serial, now)
-        made = _place(wish, staged, ledger, layout, signer)
+        made = _place(wish, take(wish), ledger, layout, signer)
     except (ImageRejected, UpstreamError) as fault:
         rejected = isinstance(fault, ImageRejected)
         failure = Failure(

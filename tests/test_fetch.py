@@ -353,6 +353,16 @@ class TestRefused:
             load(build)
         assert "rootfs.squashfs" not in asked(server)
 
+    @pytest.mark.parametrize("name", ["incus.tar.xz", "lxd.tar.xz", "meta.tar.xz"])
+    def test_the_transfer_of_absurd_metadata_ends_at_its_limit(self, ci, load, tmp_path, name):
+        content = files("tiny/1/amd64/default", lxd="differs", kinds=("container", "lxc"))
+        build = built(ci, content, fingerprint=False)
+        with (build.directory / name).open("wb") as file:
+            file.truncate(300 << 20)
+        with pytest.raises(ImageRejected, match=f"{name} is larger than 64 MiB"):
+            load(build)
+        assert (tmp_path / "staging/tiny" / name).stat().st_size <= 64 << 20
+
     def test_a_folder_of_any_name_is_asked_for_by_that_name(self, ci, load, tmp_path):
         content = files("tiny/1/amd64/default")
         folders = [
@@ -425,11 +435,18 @@ class TestRefused:
             "            sink.write(bytes(size))\n"
             "    except TreeError as error:\n"
             "        print(error)\n"
+            "try:\n"
+            "    sink = Hashed(Path(sys.argv[1]), {})\n"
+            "    sink.write(bytes(10))\n"
+            "    sink.reset()\n"
+            "except TreeError as error:\n"
+            "    print(error, flush=True)\n"
+            "    import os; os._exit(0)\n"  # not through the file's destructor, which would say it again
         )
         argv = [sys.executable, "-c", program, tmp_path / "file"]
         done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("File too large") == 2
+        assert done.stdout.count("File too large") == 3
 
     def test_a_directory_that_cannot_be_written_is_one_sentence(self, tmp_path):
         with pytest.raises(TreeError, match="nowhere"):
@@ -444,7 +461,10 @@ class TestFetcher:
 
     @pytest.fixture
     def fetcher(self, server, tmp_path):
-        return lambda threads=1: Fetcher(Client(server.url), tmp_path / "staging", threads=threads, log=False)
+        def fetcher(threads=1, inspect=lambda wish, staged: None):
+            return Fetcher(Client(server.url), tmp_path / "staging", inspect, threads=threads, log=False)
+
+        return fetcher
 
     def test_builds_come_in_the_order_of_their_wishes(self, fetcher, server, wishes):
         one = fetcher()
@@ -486,3 +506,29 @@ class TestFetcher:
         assert [one.take(wish).serial for wish in wishes]
         assert max(most) == 2
         assert not meet.broken
+
+    def test_builds_are_looked_into_beside_each_other_and_beside_the_main_thread(self, fetcher, wishes):
+        meet, threads = threading.Barrier(2), []
+
+        def inspect(wish, staged):
+            assert sorted(staged.files) == sorted(path.name for path in staged.directory.iterdir())
+            threads.append(threading.current_thread())
+            meet.wait(10)
+
+        one = fetcher(2, inspect)
+        one.start(wishes)
+        assert [one.take(wish).serial for wish in wishes]
+        assert len(threads) == 4
+        assert threading.main_thread() not in threads
+
+    def test_what_is_found_in_one_is_raised_where_it_is_taken(self, fetcher, wishes):
+        def inspect(wish, staged):
+            if wish == wishes[1]:
+                raise ImageRejected("no")
+
+        one = fetcher(1, inspect)
+        one.start(wishes)
+        assert one.take(wishes[3]).serial
+        with pytest.raises(ImageRejected, match="no"):
+            one.take(wishes[1])
+        assert one.take(wishes[2]).serial

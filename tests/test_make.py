@@ -13,8 +13,9 @@ from jenkins.client import Client
 from jenkins.faults import Cut, Status
 from jenkins.samples import artifacts
 from jenkins.standin import Standin
+from tasks.check import check
 from tasks.errors import PublishError
-from tasks.fetch import Fetcher
+from tasks.fetch import Fetcher, Staged
 from tasks.image import Product, Source
 from tasks.layout import Layout
 from tasks.make import Made, adopt, make
@@ -65,8 +66,12 @@ class Mill:
     def make(self, product: str = A, *, log: bool = False, signer=None, now: datetime = NOW) -> Made:
         """Poll, then bring one product to its wish."""
         wish = self.wish(product)
-        fetcher = Fetcher(Client(self.server.url), self.layout.staging, threads=1, log=log)
-        return make(wish, self.layout, fetcher.take, signer or (lambda: Sequoia(self.key.secret, "")), now)
+
+        def inspect(wish: Wish, it: Staged) -> None:
+            check(it.directory, it.files, wish.product, it.serial, now)
+
+        fetcher = Fetcher(Client(self.server.url), self.layout.staging, inspect, threads=1, log=log)
+        return make(wish, self.layout, fetcher.take, signer or (lambda: Sequoia(self.key.secret, "")))
 
     def finish(self, content: dict[str, bytes] | None = None, **options):
         return build(self.ci, A, content={A: content} if content else None, **options)
