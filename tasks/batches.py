@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from doit.exceptions import TaskFailed
 
+from tasks import policy
 from tasks.errors import PublishError
 from tasks.exposure import Exposure
 from tasks.plan import Wish
@@ -98,7 +99,8 @@ class Batches:
         from tasks.make import make  # noqa: PLC0415 - as above
 
         run = self._run
-        made = make(wish, run.layout, self._take, run.signer)
+        rules = policy.digest(wish.product, run.settings.rules)
+        made = make(wish, run.layout, self._take, run.signer, rules)
         if made.image:
             run.published.append(made.image)
             self._fresh += 1

@@ -33,8 +33,9 @@ def make(
     layout: Layout,
     take: Callable[[Wish], Staged],
     signer: Callable[[], Signer],
+    rules: str = "",
 ) -> Made:
-    """Bring one product to its wished build; ``take`` gives it checked."""
+    """Bring one product to its wished build; ``take`` gives it checked, ``rules`` stand beside a failure."""
     ledger = adopt(wish.product, layout)
     if image := ledger.of_build(wish):
         files.unlink(layout.failure(wish.product))
@@ -49,6 +50,7 @@ def make(
             timestamp=wish.timestamp,
             reason=str(fault),
             rejected=rejected,
+            rules=rules,
         )
         save(layout.failure(wish.product), failure)
         return Made(f"{'rejected' if rejected else 'failed'}: {wish.build}: {fault}")

@@ -6,6 +6,7 @@ variant aliases, requirements, who may see a product, and from which LXC compat 
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from hashlib import sha256
 
 import msgspec
 
@@ -63,6 +64,12 @@ def matches(pattern: str, product: Product) -> bool:
         fnmatchcase(part, glob)
         for part, glob in zip(product.name.split("/"), pattern.split("/"), strict=False)
     )
+
+
+def digest(product: Product, rules: Iterable[Rule]) -> str:
+    """A mark of the rules that match, which changes when the operator edits one of them."""
+    mine = [rule for rule in rules if matches(rule.match, product)]
+    return sha256(msgspec.json.encode(mine, order="deterministic")).hexdigest()
 
 
 def aliases(product: Product, releases: tuple[str, ...], variants: tuple[str, ...]) -> tuple[str, ...]:

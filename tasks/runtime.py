@@ -25,7 +25,7 @@ from doit.exceptions import (
 )
 from msgspec.structs import replace
 
-from tasks import demo, files, report, settings
+from tasks import demo, files, policy, report, settings
 from tasks.decisions import Decisions
 from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image, Product
@@ -285,12 +285,13 @@ class Run:
         return bool(self.rejection(wish))
 
     def rejection(self, wish: Wish) -> str:
-        """Why this very build was rejected before, "" when it was not."""
+        """Why this very build was rejected before, under the rules of today, "" when it was not."""
         failure = load(self.layout.failure(wish.product), Failure)
         if (
             failure
             and failure.rejected
             and (failure.build, failure.timestamp) == (wish.build, wish.timestamp)
+            and failure.rules == policy.digest(wish.product, self.settings.rules)
         ):
             return failure.reason
         return ""

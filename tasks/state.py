@@ -53,6 +53,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: int  # of the build: a job made anew has its numbers again
     reason: str
     rejected: bool  # its content is at fault: the same build is not fetched again
+    rules: str = ""  # the digest of the product's rules then: with others it is
 
 
 class Offers(msgspec.Struct, frozen=True, kw_only=True):

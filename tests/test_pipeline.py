@@ -331,6 +331,28 @@ def test_a_rejected_build_is_not_fetched_again_beside_others(three: Site) -> Non
     assert three.server.count(r"architecture=amd64,release=1.*/artifact/")
 
 
+def test_a_rejected_build_is_fetched_again_under_other_rules(three: Site) -> None:
+    bad = files(A)
+    bad["meta.tar.xz"] = b"not a tarball"
+    build(three.ci, A, B, C, content={A: bad})
+    three.publish(code=1)
+    rules = '[[rules]]\nmatch = "tiny/1/{}"\naliases = ["{}"]\n'.format
+    for more, again in [
+        (rules("arm64", "tiny/one"), False),
+        (rules("amd64", "tiny/one"), True),
+        (rules("amd64", "tiny/one"), False),
+        (rules("amd64", "tiny/uno") + rules("arm64", "tiny/one"), True),
+        (rules("arm64", "tiny/one") + rules("amd64", "tiny/uno"), False),
+        ("", True),
+    ]:
+        three.more = more
+        three.configure()
+        three.server.clear()
+        result = three.publish(code=1)
+        assert bool(three.server.count(r"architecture=amd64,release=1.*/artifact/")) is again, more
+        assert f"failed: {A}" in result.out
+
+
 def test_a_mirror_alone_that_fails_is_exit_1(three: Site) -> None:
     three.publish()
     three.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n'

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import TABLES_AS_RULES, Tables
 
 from tasks.image import Product
-from tasks.policy import Policy, matches, policy
+from tasks.policy import Policy, digest, matches, policy
 from tasks.settings import Rule, read
 
 NOBLE = Product.parse("ubuntu/noble/amd64/default")
@@ -270,3 +270,26 @@ def test_the_reference_says_the_same(rules: tuple[Rule, ...], os: str) -> None:
             since,
             since if for_users else max(since, 2),
         )
+
+
+class TestDigest:
+    MINE, OTHER = Rule(match="ubuntu", aliases=("a/1",)), Rule(match="debian", aliases=("a/1",))
+
+    def test_it_is_that_of_the_rules_that_match(self):
+        assert digest(NOBLE, []) == digest(NOBLE, [self.OTHER])
+        assert digest(NOBLE, [self.MINE]) == digest(NOBLE, [self.OTHER, self.MINE])
+        assert digest(NOBLE, [self.MINE]) != digest(NOBLE, [])
+
+    @pytest.mark.parametrize(
+        "edit",
+        [{"aliases": ("a/2",)}, {"lxc": False}, {"clients": ()}, {"requirements": {"a": "b"}}],
+        ids=str,
+    )
+    def test_it_changes_with_every_edit(self, edit):
+        fields = {"match": "ubuntu", "aliases": ("a/1",)} | edit
+        assert digest(NOBLE, [Rule(**fields)]) != digest(NOBLE, [self.MINE])
+
+    def test_requirements_have_no_order(self):
+        one = Rule(match="*", requirements={"a": "1", "b": "2"})
+        same = Rule(match="*", requirements={"b": "2", "a": "1"})
+        assert digest(NOBLE, [one]) == digest(NOBLE, [same])
