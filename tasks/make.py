@@ -102,7 +102,8 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     )
     word = decisions(layout)
     if image.path in word.withdrawn():
-        raise ImageRejected(f"serial {image.serial} was withdrawn; doit unhold lets it come again")
+        again = f"doit unhold {image.product.name}/{image.serial}, then doit image:{image.product.name}"
+        raise ImageRejected(f"serial {image.serial} was withdrawn; to let it come again: {again}")
     if same := next((old for old in ledger.images if old.serial == image.serial), None):
         return _again(image, same, ledger, layout)
     _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])

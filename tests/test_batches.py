@@ -53,7 +53,7 @@ def test_the_others_reach_the_mirror_while_one_is_stalled(
     wait_for(lambda: len(listed(stalled.mirror)) >= shown)
     assert process.poll() is None, "it still waits"
     assert STALLED not in listed(stalled.mirror)
-    assert listed(stalled.latest) == listed(stalled.mirror)
+    assert listed(stalled.mirror) <= listed(stalled.latest)
     go.set()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
@@ -61,7 +61,7 @@ def test_the_others_reach_the_mirror_while_one_is_stalled(
     assert re.search(r"^batch +\d new images exposed, \d still awaited$", out, re.MULTILINE), out
     names = re.findall(r"^image:(\S+) 2026", out, re.MULTILINE)
     assert sorted(names) == PRODUCTS, "each is told once"
-    assert names[-1] == STALLED
+    assert names.index(STALLED) >= shown
     assert out.count("published: ") == 6
     assert stalled.publish().executed == ["poll"]
 

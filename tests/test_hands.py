@@ -390,3 +390,17 @@ def test_the_newest_build_that_is_not_blocked_is_taken(site: Site) -> None:
     assert re.search(rf"held +{A} +build #2 is blocked by", said(site, "plan"))
     assert "made anew" not in site.publish().out
     assert serials(site, A)[0] == first["serial"].decode().strip()
+
+
+def test_the_serial_of_a_withdrawn_image_does_not_come_again(three: Site) -> None:
+    old, new = serials(three, A)
+    said(three, "withdraw", "--now", f"{A}/{new}")
+    build(three.ci, A, B, C, content={A: files(A, serial=new)})
+    result = three.publish(code=1)
+    assert f"serial {new} was withdrawn; to let it come again: doit unhold " in result.out
+    assert serials(three, A) == [old]
+    assert places(three, A, new) == []
+    said(three, "unhold", f"{A}/{new}")
+    three.doit(f"image:{A}")
+    three.publish()
+    assert serials(three, A) == [old, new]

@@ -180,6 +180,19 @@ def test_a_mirror_that_is_not_mounted_is_not_filled(two: Site) -> None:
     assert not content(two.mirror)
 
 
+def test_a_mirror_that_never_listed_it_gives_up_what_was_withdrawn_at_once(two: Site) -> None:
+    """A file may lie there that no index of the mirror ever named: one of a product in quarantine."""
+    two.publish()
+    mirror, layout = Mirror(name="eu1", url=str(two.mirror)), Layout(two.root)
+    push(mirror, layout, HOUR, set(), [], adopt=False, now=NOW)
+    assert is_current(mirror, layout, HOUR, set(), NOW)
+    (two.mirror / "images/unlisted").mkdir()
+    assert not is_current(mirror, layout, HOUR, {"images/unlisted"}, NOW)
+    push(mirror, layout, HOUR, {"images/unlisted"}, [], adopt=False, now=NOW)
+    assert not (two.mirror / "images/unlisted").exists()
+    assert is_current(mirror, layout, HOUR, {"images/unlisted"}, NOW)
+
+
 def test_a_first_push_that_was_cut_goes_on(two: Site) -> None:
     two.publish()
     two.mirror.mkdir()
