@@ -28,9 +28,9 @@ def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink
     """Gather what is to be listed; raises TreeError when too much of what is exposed would vanish."""
     ledgers = list(load_all(layout.state / "ledger", Ledger))
     placed = [image for ledger in ledgers for image in ledger.images]
-    refused = {image.path for image in placed if word.refuses(image)} | word.withdrawn()
+    refused = {image.path for image in placed if word.refuses(image)}
     if pin := word.pinned():
-        new = _pinned(layout, pin.snapshot, refused)
+        new = _pinned(layout, pin.snapshot, word)
     else:
         new = catalogue((word.listed(ledger.images) for ledger in ledgers), settings.site.keep, refused)
         if not allow_shrink:  # what the operator took out himself is no loss
@@ -41,12 +41,14 @@ def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink
     return said + (f", as in {new.pinned}" if pin else "")
 
 
-def _pinned(layout: Layout, name: str, refused: AbstractSet[str]) -> Catalogue:
+def _pinned(layout: Layout, name: str, word: Decisions) -> Catalogue:
     """What a snapshot listed, with all of its files in the tree again: those pruned since lie in it."""
     shown = layout.snapshots / name / "public"
     if not shown.is_dir():
         raise TreeError(f"the snapshot {name} is pinned and gone; doit rollback --release, or another one")
-    images = tuple(image for image in tree.listed_images(shown) if image.path not in refused)
+    listed = list(tree.listed_images(shown))
+    images = tuple(image for image in listed if not word.refuses(image))
+    refused = {image.path for image in listed if word.refuses(image)}
     for image in images:
         if not layout.image(image).exists():
             again = layout.staging / f"{image.product.key}:again"

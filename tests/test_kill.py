@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import servers
 from readers import Reader, named
-from sites import CHECKOUT, Site, build, files, matrix
+from sites import CHECKOUT, Site, build, files, matrix, wait_for
 
 from jenkins import standin
 from jenkins.controller import Controller
@@ -220,3 +222,39 @@ def test_the_hands_may_be_killed_too(
         shutil.rmtree(here)
     told(request, f"{hand}: kills by phase: {dict(sorted(hit.items()))}")
     assert hit["decided"] >= 9, hit
+
+
+def test_an_orphaned_rsync_keeps_the_next_run_waiting(site: Site, tmp_path: Path) -> None:
+    """The lock belongs to the kernel, and rsync inherited it: nobody else writes while it does."""
+    destination = tmp_path / "served"
+    destination.mkdir()
+    matrix(site.ci, A)
+    build(site.ci, A)
+    with servers.rsyncd({"images": destination}, tmp_path) as url:
+        site.more = f'[[mirror]]\nname = "far"\nurl = "{url}/images/"\n'
+        site.publish()
+        build(site.ci, A)
+        (pid,) = tmp_path.rglob("rsyncd.pid")
+        daemon = int(pid.read_text())
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            first = site.start("publish")
+            wait_for(lambda: children(first.pid))
+            first.kill()
+            first.communicate()
+            second = site.start("publish")
+            line = second.stdout.readline()
+            assert line == f"lock        waiting for another run at {site.root} to end\n"
+            assert second.poll() is None
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, out + err
+    assert content(destination) == content(site.latest)
+
+
+def children(pid: int) -> list[str]:
+    """The programs that a process runs now."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    names = [Path(f"/proc/{one}/comm").read_text().strip() for one in found]
+    return [name for name in names if name == "rsync"]
