@@ -64,7 +64,7 @@ def check(directory: Path, names: Mapping[str, File], product: Product, serial: 
     if META in names:
         check_meta(directory / META)
     if ROOT_TAR in names:
-        _contents(directory / ROOT_TAR, ROOT)
+        check_root(directory / ROOT_TAR)
 
 
 def check_header(path: Path) -> None:
@@ -133,6 +133,11 @@ def check_meta(path: Path) -> None:
             raise ImageRejected(f"{path.name}: {name} is no time in seconds")
         if name.startswith("templates") and any(b".." in line.split(b"/") for line in text.split()):
             raise ImageRejected(f"{path.name}: {name} lists a file outside of the container")
+
+
+def check_root(path: Path) -> None:
+    """Check the tarball of a root file system: that it is whole."""
+    _contents(path, ROOT)
 
 
 def _contents(path: Path, limits: Limits, wanted: Collection[str] = (), needed: str = "") -> dict[str, bytes]:
