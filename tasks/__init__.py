@@ -6,7 +6,8 @@ archive and headers (whether tarballs and disks are whole), catalogue (what is l
 lxcindex (what clients read), proof (what clients would stumble over), words, errors.
 Verbs, which act, one step of the pipeline each: poll, make (an image's road: fetch, check), prune,
 indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview, report.
-Doors to the world: files (disk), tree (the indexes of a tree), programs (processes), threads, sign
+Doors to the world: files (disk), tree (the indexes of a tree), audit (an
+image's directory, read whole), programs (processes), threads, sign
 (OpenPGP), state (the records in the state directory), layout (where everything lies), settings
 (publish.toml).
 Glue to doit: options (the command line), runtime (what one run knows), batches and exposure (the two

@@ -32,6 +32,7 @@ STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, DEFINITION)
 # A component of a product becomes a directory, a URL, a doit task and a field of the LXC index:
 # no separator of any of these, and no leading dot or dash.
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SERIAL = re.compile(r"[0-9]{8}_[0-9]{2}:[0-9]{2}")
 _LONGEST = 240  # bytes of a key: with a suffix it is a file name, which ends at 255
 
@@ -169,6 +170,17 @@ def serial_time(serial: str) -> datetime:
 def sums(files: Mapping[str, File]) -> str:
     """The text of SHA256SUMS: hex, two spaces, name; sorted by name."""
     return "".join(f"{file.sha256}  {name}\n" for name, file in sorted(files.items()))
+
+
+def parse_sums(data: bytes) -> dict[str, str]:
+    """The sha256 of every name in a SHA256SUMS; raises ValueError."""
+    found: dict[str, str] = {}
+    for line in data.decode("ascii", "replace").removesuffix("\n").split("\n") if data else ():
+        digest, blanks, name = line[:64], line[64:66], line[66:]
+        if not _DIGEST.fullmatch(digest) or blanks != "  " or not name or "/" in name or name in found:
+            raise ValueError(f"the line {line[:100]!r} is not a sha256, two blanks and a name of its own")
+        found[name] = digest
+    return found
 
 
 # lxc/incus:shared/osarch/architectures.go: canonical name -> other names of the same machine.

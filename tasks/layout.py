@@ -30,6 +30,11 @@ class Layout:
         return self.root / "site/staging"
 
     @property
+    def damaged(self) -> Path:
+        """Images that were found damaged, out of the tree but kept."""
+        return self.root / "site/damaged"
+
+    @property
     def snapshots(self) -> Path:
         """Frozen trees, each ``<name>/public``."""
         return self.root / "snapshots"

@@ -5,17 +5,21 @@ the way to it is written down for the last task to report and stops nobody else;
 its last good image. A fault of ours (signing, disk) is an error and is raised.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from tasks import files
+from tasks.audit import claims
 from tasks.errors import ImageRejected, UpstreamError
 from tasks.fetch import Staged
 from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, sums
-from tasks.layout import Layout
+from tasks.layout import STREAMS, Layout
 from tasks.plan import Wish
+from tasks.proof import listed_items
 from tasks.sign import Signer, sign_directory
 from tasks.state import Failure, Ledger, decisions, encode, load, save
 from tasks.words import counted
@@ -70,7 +74,10 @@ def adopt(product: Product, layout: Layout) -> Ledger:
     for path in sorted(layout.public.joinpath(product.path).glob(f"*/{SUMS}")):
         if path.parent.name in known or not path.with_name(f"{SUMS}.asc").exists():
             continue
-        image = load(path.with_name(SOURCE), Image)
+        try:
+            image = load(path.with_name(SOURCE), Image)
+        except TreeError:
+            continue  # damaged, so it is no whole image
         if image and image.product == product and image.serial == path.parent.name and _whole(image, layout):
             ledger = ledger.with_image(image)
     save(layout.ledger(product), ledger)
@@ -107,6 +114,7 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     if same := next((old for old in ledger.images if old.serial == image.serial), None):
         return _again(image, same, ledger, layout)
     _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])
+    _refuse_other_bytes(image, layout)
     source = encode(image)
     files.place(staged.directory / SOURCE, source)
     listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
@@ -131,6 +139,48 @@ def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     noted = msgspec.structs.replace(same, source=image.source)
     save(layout.ledger(image.product), ledger.with_image(noted))
     return Made(f"{image.serial} is there already, with the same bytes, from build #{same.source.number}")
+
+
+def _refuse_other_bytes(image: Image, layout: Layout) -> None:
+    """A serial whose image is damaged, or gone from the tree, may come again with the same bytes only.
+
+    Clients may have them: what is exposed says so, and what is left of the image.
+    """
+    for path, sha256 in (*_exposed(image, layout), *_left(image, layout)):
+        name = path.name
+        if name not in (LOG, SOURCE) and (name not in image.files or image.files[name].sha256 != sha256):
+            raise ImageRejected(
+                f"serial {image.serial} has another {name} than was published: see {path.parent};"
+                " an image never changes"
+            )
+
+
+def _exposed(image: Image, layout: Layout) -> Iterator[tuple[Path, str]]:
+    """What the exposed images.json says of a serial's files: path, sha256."""
+    index = layout.latest.resolve() / STREAMS / "images.json"
+    if f'"{image.path}/'.encode() not in (data := _unchanging(index)):
+        return
+    for _, item in listed_items(data):
+        path, sha256 = str(item.get("path")), str(item.get("sha256"))
+        if path.startswith(f"{image.path}/"):
+            yield layout.latest / path, sha256
+
+
+@lru_cache(maxsize=1)
+def _unchanging(index: Path) -> bytes:
+    """A file of a snapshot, read once for all images of a run; none where nothing is exposed."""
+    return files.read(index) or b""
+
+
+def _left(image: Image, layout: Layout) -> Iterator[tuple[Path, str]]:
+    """What is left of a serial in the tree, in what is exposed, and where damaged images are set aside."""
+    aside = layout.damaged / image.product.name
+    for where in (
+        layout.image(image),
+        layout.latest / image.path,
+        *sorted(aside.glob(f"{image.serial}*")),
+    ):
+        yield from ((where / name, sha256) for name, sha256 in claims(where))
 
 
 def _refuse_older(image: Image, published: Sequence[Image]) -> None:

@@ -157,6 +157,15 @@ def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:
         )
 
 
+def listed_items(products: bytes | None) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Every item of a products file, with words that say whose it is; none where it is no such file."""
+    document = _document(products, "")
+    for key, product in _objects({} if isinstance(document, Fault) else document, "products"):
+        for serial, version in _objects(product, "versions"):
+            for name, item in _objects(version, "items"):
+                yield f"{key} {serial} {name}", item
+
+
 def _entries(index: bytes | None) -> Iterator[tuple[str, set[object]] | Fault]:
     """The products files that a client opens, image-downloads, and which products they should have."""
     document = _document(index, "streams/v1/index.json")

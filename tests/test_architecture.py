@@ -35,7 +35,7 @@ VERBS = {
     "report",
     "snapshot",
 }
-DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree"}
+DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree", "audit"}
 GLUE = {"batches", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
 FAR_SIDE = {"poll", "fetch", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.

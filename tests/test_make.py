@@ -33,6 +33,7 @@ DAMAGES = {
     "sums": lambda path: (path / "SHA256SUMS").unlink(),
     "signature": lambda path: (path / "SHA256SUMS.asc").unlink(),
     "source": lambda path: (path / "source.json").unlink(),
+    "garbage": lambda path: (path / "source.json").write_text("{"),
     "root": lambda path: (path / "rootfs.squashfs").unlink(),
     "size": lambda path: (path / "rootfs.squashfs").write_bytes(b"short"),
     "serial": lambda path: path.rename(path.with_name("20260501_08:31")),
@@ -222,6 +223,7 @@ class TestThereAlready:
             ("root", True),
             ("size", True),
             ("root", False),
+            ("garbage", False),
         ],
     )
     def test_a_damaged_image_is_made_again(self, published, name, noted):
