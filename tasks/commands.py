@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -29,6 +30,7 @@ __all__ = [
     "task_snapshots",
     "task_status",
     "task_unhold",
+    "task_verify",
     "task_withdraw",
 ]
 
@@ -269,3 +271,35 @@ def task_snapshots() -> dict[str, object]:
         sys.stdout.write(encode(rows).decode() if json else "\n".join(report.listing(rows)) + "\n")
 
     return {"actions": [(honest(act),)], "params": [JSON], "meta": {"lockless": True}}
+
+
+KEY = {
+    "name": "key",
+    "long": "key",
+    "type": list,
+    "default": [],
+    "help": "a file with a public key, instead of signing.key's; may be given more than once",
+}
+
+
+@task_params([KEY])
+def task_verify(key: list[str]) -> Iterator[dict[str, object]]:
+    """Hash what is served again and check every signature and index; changes nothing."""
+
+    def act() -> str | TaskFailed:
+        from tasks.sign import verifier  # noqa: PLC0415 - only this command needs both
+        from tasks.verify import verify  # noqa: PLC0415 - as above
+
+        run = runtime.current()
+        keys = [Path(one) for one in key]
+        by = partial(verifier, run.settings.signing, keys)
+        found = verify(run.layout, run.settings.lxc, by, _say)
+        return TaskFailed(str(found)) if found.faults else str(found)
+
+    yield {"basename": "verify", "actions": step(act), "meta": {"lockless": True}}
+
+
+def _say(line: str) -> None:
+    """A line at once: a whole tree takes its time."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -14,7 +14,7 @@ import msgspec
 
 from tasks import files
 from tasks.audit import claims
-from tasks.errors import ImageRejected, UpstreamError
+from tasks.errors import ImageRejected, TreeError, UpstreamError
 from tasks.fetch import Staged
 from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, sums
 from tasks.layout import STREAMS, Layout

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
-READ_ONLY = frozenset({"plan", "snapshots", "status"})  # commands for everybody who may read the site
+READ_ONLY = frozenset({"plan", "snapshots", "status", "verify"})  # for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 

@@ -1,4 +1,4 @@
-"""OpenPGP signatures: detached for files, clear-signed for streams (acts).
+"""OpenPGP signatures, made and checked: detached for files, clear-signed for streams (acts).
 
 Two back ends behind one small protocol. sequoia signs in this process with a key file, thousands a
 second; gpg asks the agent, so that a key may live on a smartcard. Without a good signature nothing
@@ -6,6 +6,7 @@ of what it would cover is exposed: every failure here is fatal.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ from tasks.programs import run
 from tasks.settings import Signing
 
 if TYPE_CHECKING:
-    from pysequoia import SignatureMode
+    from pysequoia import Cert, Sig, SignatureMode
 
 IN_MEMORY = 1 << 20  # bytes up to which sequoia is handed the content instead of a file to stream
 LINE = 19_993  # bytes of a line in a clear-signed text, as much as gpg 2.2 takes whole
@@ -134,6 +135,96 @@ class Gpg:
                 else ""
             )
             raise SigningError(f"cannot sign {what} with key {self._key}: {error}{hint}") from error
+
+
+# What gpg accepts around a clear-signed text, RFC 9580 section 7; sequoia overlooks what surrounds it.
+_CLEAR = re.compile(
+    rb"-----BEGIN PGP SIGNED MESSAGE-----\n(Hash: SHA(224|256|384|512)\n)*\n"
+    rb".*\n-----BEGIN PGP SIGNATURE-----\n[^-]*-----END PGP SIGNATURE-----\n*",
+    re.DOTALL,
+)
+
+
+class Verifier:
+    """Signatures held against certificates, in this process, whatever back end made them."""
+
+    def __init__(self, certificates: "Sequence[Cert]") -> None:
+        import pysequoia  # noqa: PLC0415 - as above
+
+        self._ps, self._certificates = pysequoia, certificates
+
+    def detached(self, signed: bytes | Path, signature: bytes) -> str:
+        """Why a detached signature is none of this content, "" when it is good.
+
+        A path is mapped into memory by sequoia, which costs none; a disk that then fails kills the process.
+        """
+        try:
+            given = self._ps.Sig.from_bytes(signature)
+        except Exception as error:  # noqa: BLE001 - pysequoia raises RuntimeError and others
+            return f"is no signature: {_first(error)}"
+        return self._why_not(signed, given)[0]
+
+    def clear(self, signed: bytes) -> tuple[str, bytes]:
+        """Why a clear-signed text is not good, "" when it is, and the text without its last line feed."""
+        if not _CLEAR.fullmatch(signed):
+            return "is no clear-signed text, or has something around it", b""
+        return self._why_not(signed, None)
+
+    def _why_not(self, signed: bytes | Path, signature: "Sig | None") -> tuple[str, bytes]:
+        named: list[str] = []
+
+        def store(ids: list[str]) -> "Sequence[Cert]":
+            named.extend(ids)
+            return self._certificates
+
+        data, file = (None, str(signed)) if isinstance(signed, Path) else (signed, None)
+        try:
+            done = self._ps.verify(bytes=data, file=file, store=store, signature=signature)
+        except Exception as error:  # noqa: BLE001 - as above
+            if "no valid signatures" not in str(error):
+                return f"cannot be checked: {_first(error)}", b""
+            by = f" by {', '.join(named)}" if named else ""
+            return f"is no good signature{by}: a key that was not given, or other bytes", b""
+        return "", done.bytes or b""
+
+
+def verifier(settings: Signing, keys: Sequence[Path]) -> Verifier:
+    """What checks signatures: with these public keys, else with that of ``signing.key``.
+
+    Raises SettingsError when a key cannot be read: not everybody who may verify may read the secret one.
+    """
+    if not keys and settings.uses_gpg:
+        argv = ["gpg", "--batch", "--no-tty", "--export", "--", settings.key.removesuffix("!")]
+        try:
+            data = run(argv, timeout=TIMEOUT)
+        except ProgramFailed as error:
+            raise SettingsError([f"signing.key: gpg cannot export {settings.key}: {error}"]) from error
+        return Verifier(_certificates(data, f"signing.key: gpg's keyring of this user has {settings.key}"))
+    if keys:
+        return Verifier([one for key in keys for one in _certificates(_key(key, "--key"), f"--key={key}")])
+    return Verifier(_certificates(_key(Path(settings.key), "signing.key"), "signing.key"))
+
+
+def _key(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        wanted = "; to verify with the public key alone: doit verify --key=FILE"
+        said = f"{option}: cannot read {path}: {error.strerror}"
+        raise SettingsError([said + wanted * (option != "--key")]) from error
+
+
+def _certificates(data: bytes, what: str) -> "list[Cert]":
+    """The public part of every key in a file, armoured or not; the secret ones are never unlocked."""
+    import pysequoia  # noqa: PLC0415 - as above
+
+    try:
+        found = pysequoia.Cert.split_bytes(data)
+    except Exception as error:
+        raise SettingsError([f"{what} holds no key: {_first(error)}"]) from error
+    if not found:
+        raise SettingsError([f"{what} holds no key; to verify with a public key: doit verify --key=FILE"])
+    return found
 
 
 def sign_directory(directory: Path, by: Signer) -> None:

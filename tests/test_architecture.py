@@ -34,6 +34,7 @@ VERBS = {
     "purge",
     "report",
     "snapshot",
+    "verify",
 }
 DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree", "audit"}
 GLUE = {"batches", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}

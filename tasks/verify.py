@@ -1,0 +1,206 @@
+"""Verify what is served: every byte, signature, index and client rule (acts: reads, changes nothing).
+
+Needs the right to read the served tree and the public key, and nothing else: not the state directory,
+not the lock. ``latest`` is resolved once, so that a publication in between does not matter. What may
+be wrong with an image is in ``audit``; here are the indexes, and whether they speak of these images.
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from tasks import files, lxcindex, streams
+from tasks.audit import Audit, audit
+from tasks.errors import TreeError
+from tasks.image import METADATA, SUMS, Image
+from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.proof import listed_items, prove_tree
+from tasks.settings import Lxc
+from tasks.sign import Verifier
+from tasks.threads import CORES, apart
+
+DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
+Say = Callable[[str], object]
+
+
+class Verified(msgspec.Struct):
+    """What was looked at."""
+
+    images: int = 0
+    files: int = 0  # without signatures
+    size: int = 0  # bytes of these
+    signatures: int = 0
+    faults: int = 0
+
+    def __str__(self) -> str:
+        """The last line."""
+        return (
+            f"{self.images} images, {self.files} files, {self.size:,} bytes, {self.signatures} signatures: "
+            + (
+                "all good"
+                if not self.faults
+                else f"{self.faults} fault{'s' * (self.faults > 1)}, named above"
+            )
+        )
+
+
+def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say) -> Verified:
+    """Hold everything against everything else; ``say`` is given a line for each fault.
+
+    Raises TreeError when nothing is exposed, or when it cannot be listed or went away meanwhile.
+    """
+    with files.disk("read"):
+        if not layout.latest.exists():
+            raise TreeError(f"there is nothing to verify: {layout.latest} does not exist")
+        tree = layout.latest.resolve()
+    found = _Verification(tree, verifier(), say).all(lxc)
+    if not tree.exists():
+        raise TreeError(f"{tree} was pruned while it was read; verify again")
+    return found
+
+
+class _Verification:
+    """One tree while it is verified."""
+
+    def __init__(self, tree: Path, verifier: Verifier, say: Say) -> None:
+        self._tree, self._verifier, self._say = tree, verifier, say
+        self._sizes = files.sizes(tree)
+        self._images: dict[str, Image] = {}
+        self._done = Verified()
+
+    def all(self, lxc: Lxc) -> Verified:
+        """Images first: the indexes are held against them."""
+        self._read_images()
+        for top in (STREAMS, STREAMS_TWIN):
+            self._stream(top, streams.IMAGES)
+            self._stream(top, streams.INDEX)
+        for name in (streams.IMAGES, streams.INDEX):
+            if self._read(STREAMS / name) != self._read(STREAMS_TWIN / name):
+                self._fault(STREAMS_TWIN / name, f"is not the same as {STREAMS / name}")
+        present = {PurePosixPath(path) for path in self._sizes}
+        indexes = {path.with_name(path.name.removesuffix(".asc")) for path in present if path.parent == LXC}
+        for path in sorted(indexes | {LXC / name for name in lxcindex.names(lxc.levels)}):
+            self._signed(path, ".asc")
+        self._items()
+        plain = sorted(str(path) for path in indexes & present)
+        said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain)
+        for line in dict.fromkeys(map(str, said)):
+            self._fault(line)
+        return self._done
+
+    def _fault(self, where: object, what: str = "") -> None:
+        self._done.faults += 1
+        self._say(f"{where}: {what}" if what else str(where))
+
+    def _read_images(self) -> None:
+        """Every image, in processes: pysequoia keeps the interpreter to itself while it verifies."""
+        paths = set()
+        for path in self._sizes:
+            parts = path.split("/")
+            if parts[0] == "images" and len(parts) == DEPTH + 1:
+                paths.add("/".join(parts[:DEPTH]))
+            elif parts[0] == "images":
+                self._fault(path, "belongs to no image")
+        check = partial(_audit, self._tree, self._verifier)
+        for path, found in apart(check, sorted(paths), CORES):
+            self._done.images += 1
+            if found is None:
+                self._fault(path, "the process that read it died; the kernel's log may tell of a bad disk")
+                continue
+            for line in (*found.damage, *found.strays):
+                self._fault(line)
+            self._done.files += found.files
+            self._done.size += found.size
+            self._done.signatures += found.signatures
+            if found.image:
+                self._images[path] = found.image
+
+    def _read(self, path: PurePosixPath) -> bytes | None:
+        """An index, None where there is none that can be read."""
+        try:
+            return files.read(self._tree / path)
+        except TreeError:
+            return None
+
+    def _signed(self, path: PurePosixPath, suffix: str) -> bytes | None:
+        """An index whose detached signature is beside it."""
+        data, signature = self._read(path), self._read(path.with_name(path.name + suffix))
+        if data is None:
+            self._fault(path, "is missing, or cannot be read")
+            return None
+        self._done.files += 1
+        self._done.size += len(data)
+        if signature is None:
+            self._fault(path, f"has no {suffix}, or none that can be read")
+            return data
+        self._done.signatures += 1
+        if why := self._verifier.detached(data, signature):
+            self._fault(f"{path}{suffix}", why)
+        return data
+
+    def _stream(self, top: PurePosixPath, name: str) -> None:
+        """One stream file in its four forms, each with the same content."""
+        path = top / name
+        data = self._signed(path, ".gpg")
+        for other, content in (
+            (path.with_suffix(".sjson"), self._clear),
+            (top / f"{name}.gz", self._unpacked),
+        ):
+            if (form := self._read(other)) is None:
+                self._fault(other, "is missing, or cannot be read")
+                continue
+            self._done.files += 1
+            self._done.size += len(form)
+            why, text = content(form, data or b"")
+            if not why and data is not None and text != data:
+                why = f"has other content than {path}"
+            if why:
+                self._fault(other, why)
+
+    def _clear(self, form: bytes, data: bytes) -> tuple[str, bytes]:
+        """The signed index names the signed products file; the last line feed is the signature's."""
+        self._done.signatures += 1
+        why, text = self._verifier.clear(form)
+        plain, signed = (b'"%s"' % str(STREAMS / f"images.{form}").encode() for form in ("json", "sjson"))
+        same = text.removesuffix(b"\n") == data.replace(plain, signed).removesuffix(b"\n")
+        return why, data if same else text
+
+    def _unpacked(self, form: bytes, data: bytes) -> tuple[str, bytes]:
+        """Not more than should be there: a bomb is only another content."""
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            text = unpacker.decompress(form, len(data) + 1)
+        except zlib.error as error:
+            return f"cannot be unpacked: {error}", b""
+        whole = unpacker.eof and not unpacker.unused_data
+        return "" if whole or text != data else "is cut, or has something after its end", text
+
+    def _items(self) -> None:
+        """What images.json says of files and combined hashes, against what the images say."""
+        path = STREAMS / streams.IMAGES
+        for of, item in listed_items(self._read(path)):
+            where = PurePosixPath(str(item.get("path")))
+            image = self._images.get(str(where.parent))
+            if image is None or where.name not in image.files:
+                continue  # the clients' rules ask whether it is there
+            if item.get("sha256") != image.files[where.name].sha256:
+                self._fault(path, f"{of}: names another sha256 than {where.parent}/{SUMS}")
+            if where.name in METADATA:
+                marks = image.fingerprints.get(where.name, {})
+                wanted = {key: mark for root, mark in marks.items() for key in streams.ROOT_ITEMS[root][2]}
+                named = {key: mark for key, mark in item.items() if key.startswith("combined_")}
+                for key in sorted(key for key in wanted | named if wanted.get(key) != named.get(key)):
+                    self._fault(path, f"{of}: {key} is not that of {where.parent}")
+
+    def _size_of(self, path: str) -> int | None:
+        """What an image says of its own file; whether that is so was asked before, and is one fault."""
+        directory, _, name = path.rpartition("/")
+        image = self._images.get(directory)
+        return image.files[name].size if image and name in image.files else self._sizes.get(path)
+
+
+def _audit(tree: Path, verifier: Verifier, path: str) -> Audit:
+    return audit(tree, path, verifier)
