@@ -13,8 +13,9 @@ from doit import create_after, task_params
 
 from tasks import runtime, tree
 from tasks.batches import Batches
-from tasks.commands import *  # noqa: F403 - the operator's commands, each a task of its own
+from tasks.commands import *  # noqa: F403 - what the operator asks, each a task of its own
 from tasks.exposure import Exposure
+from tasks.hands import *  # noqa: F403 - and what he decides
 from tasks.options import ADOPT, OPTIONS
 from tasks.reporter import asked, doit_config, same, step
 

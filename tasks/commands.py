@@ -1,9 +1,7 @@
 """The operator's commands beside ``publish``, each a doit task (glue)."""
 
-import getpass
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -11,8 +9,7 @@ from typing import get_args
 from doit import task_params
 from doit.exceptions import TaskFailed
 
-from tasks import decide, demo, preview, report, runtime
-from tasks.decisions import BuildName
+from tasks import demo, preview, report, runtime
 from tasks.errors import SettingsError
 from tasks.exposure import Exposure
 from tasks.image import Product
@@ -21,24 +18,16 @@ from tasks.reporter import honest, step
 from tasks.state import encode
 
 __all__ = [
-    "task_block",
     "task_demo_build",
-    "task_hold",
     "task_plan",
-    "task_retire",
-    "task_rollback",
+    "task_rebuild",
     "task_snapshots",
     "task_status",
-    "task_unhold",
     "task_verify",
-    "task_withdraw",
 ]
 
 CLONE = Path(__file__).parents[1]
-PRODUCT = "os/release/arch/variant"
 JSON = {"name": "json", "long": "json", "type": bool, "default": False, "help": "for programs"}
-WHY = {"name": "why", "long": "why", "default": "", "help": "the reason, kept with the decision"}
-BUILD = {"name": "build", "long": "build", "default": "", "help": "as reports name it: JOB/CONFIGURATION #N"}
 
 
 @task_params(
@@ -118,11 +107,7 @@ def task_plan() -> dict[str, object]:
         if json:
             sys.stdout.write(encode({"products": rows, "due": due, "failed": offers.failed}).decode())
         else:
-            lines = [
-                *run.decisions.lines()[: bool(run.decisions.pinned())],
-                *preview.table(rows, globs),
-                *due,
-            ]
+            lines = _pinned(run, [*preview.table(rows, globs), *due])
             sys.stdout.write("\n".join(lines) + "\n")
         _tell_blind(run)
         why = f"Jenkins: {offers.failed}; this is what the last poll knew"
@@ -134,132 +119,6 @@ def task_plan() -> dict[str, object]:
         "pos_arg": "globs",
         "meta": {"lockless": True},
     }
-
-
-def _decision(
-    act: Callable[..., str | TaskFailed | None], names: str = "", *more: Mapping[str, object]
-) -> dict[str, object]:
-    """A command that writes a decision: it needs no lock but its own."""
-    task = {"actions": [(honest(act),)], "params": [WHY, *more], "meta": {"lockless": True}}
-    return {**task, "pos_arg": names} if names else task
-
-
-def _by(why: str) -> decide.By:
-    """Who speaks: the person behind sudo, where there is one."""
-    try:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"
-    if not why.isprintable():
-        raise SettingsError([f"--why={why!a}: one line of plain text"])
-    when = runtime.current().now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return decide.By(who=f"{user}@{os.uname().nodename}", when=when, why=why)
-
-
-def _named(names: list[str], command: str, what: str) -> list[str]:
-    """The names that a command was given; raises SettingsError where there is none."""
-    if not names:
-        raise SettingsError([f"doit {command}: name {what}"])
-    if late := next((name for name in names if name.startswith("-")), ""):
-        raise SettingsError([f"doit {command}: {late}: options come before names"])
-    return names
-
-
-def _product(name: str) -> Product:
-    try:
-        return Product.parse(name)
-    except ValueError as error:
-        raise SettingsError([str(error)]) from None
-
-
-def task_hold() -> dict[str, object]:
-    """Keep products at their newest published serial, or at --serial, until doit unhold."""
-
-    def act(why: str, serial: str, products: list[str]) -> str:
-        names = [_product(name) for name in _named(products, "hold", f"the product, {PRODUCT}")]
-        layout = runtime.current().layout
-        return "\n".join(decide.hold(layout, name, serial, _by(why)) for name in names)
-
-    serial = {"name": "serial", "long": "serial", "default": "", "help": "YYYYMMDD_HH:MM"}
-    return _decision(act, "products", serial)
-
-
-def task_unhold() -> dict[str, object]:
-    """Take back what was decided of a product, an image (…/SERIAL), or of a --build."""
-
-    def act(why: str, build: str, names: list[str]) -> str:
-        wanted = [_build(build).text] if build else _named(names, "unhold", "a product, an image or --build=")
-        layout = runtime.current().layout
-        return "\n".join(decide.unhold(layout, name, _by(why)) for name in wanted)
-
-    return _decision(act, "names", BUILD)
-
-
-def _build(text: str) -> BuildName:
-    try:
-        return BuildName.parse(text)
-    except ValueError as error:
-        raise SettingsError([f"--build: {error}"]) from None
-
-
-def task_block() -> dict[str, object]:
-    """Never publish a --build; what was made of it is delisted."""
-
-    def act(why: str, build: str) -> str:
-        return decide.block(runtime.current().layout, _build(build), _by(why))
-
-    return _decision(act, "", BUILD)
-
-
-def task_retire() -> dict[str, object]:
-    """End products: delisted by the next publish, and never fetched again."""
-
-    def act(why: str, products: list[str]) -> str:
-        names = [_product(name) for name in _named(products, "retire", f"the product, {PRODUCT}")]
-        return "\n".join(decide.retire(runtime.current().layout, name, _by(why)) for name in names)
-
-    return _decision(act, "products")
-
-
-def task_withdraw() -> dict[str, object]:
-    """Take images (os/release/arch/variant/serial) back; with --now at once and from everywhere."""
-
-    def act(why: str, images: list[str], *, now: bool) -> str | TaskFailed:
-        run = runtime.current()
-        pairs = [name.rpartition("/") for name in _named(images, "withdraw", f"the image, {PRODUCT}/serial")]
-        wanted = [(_product(product), serial) for product, _, serial in pairs]
-        said = [decide.withdraw(run.layout, one, serial, _by(why), now=now) for one, serial in wanted]
-        return _exposed(run, said) if now else "\n".join(said)
-
-    now = {"name": "now", "long": "now", "type": bool, "default": False, "help": "at once and everywhere"}
-    return _decision(act, "images", now)
-
-
-def task_rollback() -> dict[str, object]:
-    """List again what an earlier snapshot listed, until --release or until the bad builds are blocked."""
-
-    def act(why: str, snapshots: list[str], *, release: bool) -> str | TaskFailed:
-        run = runtime.current()
-        run.lock()  # what is newest must not move meanwhile
-        if release:
-            return decide.release(run.layout, _by(why))
-        names = _named(snapshots, "rollback", "the snapshot; doit snapshots lists them")
-        return _exposed(run, [decide.pin(run.layout, names[0], _by(why))])
-
-    release = {"name": "release", "long": "release", "type": bool, "default": False, "help": "let go of it"}
-    return _decision(act, "snapshots", release)
-
-
-def _exposed(run: runtime.Run, said: list[str]) -> str | TaskFailed:
-    """Show a decision to the world at once; it is written down already, should this be killed."""
-    for line in said:
-        run.say("decided", line)
-    run.lock()
-    trouble = False
-    for name, line in Exposure(run).all():
-        trouble |= isinstance(line, TaskFailed)
-        run.say(name, line.message if isinstance(line, TaskFailed) else line)
-    return TaskFailed("not everywhere; the next publish tries again") if trouble else "exposed"
 
 
 def task_snapshots() -> dict[str, object]:
@@ -297,6 +156,18 @@ def task_verify(key: list[str]) -> Iterator[dict[str, object]]:
         return TaskFailed(str(found)) if found.faults else str(found)
 
     yield {"basename": "verify", "actions": step(act), "meta": {"lockless": True}}
+
+
+def task_rebuild() -> dict[str, object]:
+    """Make the ledger again from the tree, setting damaged images aside."""
+
+    def act() -> str | TaskFailed:
+        from tasks.rebuild import rebuild  # noqa: PLC0415 - only this command needs it
+
+        found = rebuild(runtime.current().layout, _say)
+        return TaskFailed(str(found)) if found.aside else str(found)
+
+    return {"actions": step(act)}
 
 
 def _say(line: str) -> None:

@@ -35,9 +35,10 @@ VERBS = {
     "report",
     "snapshot",
     "verify",
+    "rebuild",
 }
 DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree", "audit"}
-GLUE = {"batches", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
+GLUE = {"batches", "hands", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
 FAR_SIDE = {"poll", "fetch", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.
 WORLD = {
