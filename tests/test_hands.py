@@ -305,17 +305,23 @@ def test_what_was_refused_does_not_come_back_with_an_earlier_snapshot(three: Sit
 
 
 def test_a_pinned_snapshot_is_not_pruned_and_its_levels_stay(three: Site) -> None:
-    first = snapshot_names(three)[-1]
-    said(three, "rollback", first)
-    three.more = '[lxc]\nlevels = [1]\n[snapshot]\nkeep = 1\nkeep_for = "0s"\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
+    pruning = '[snapshot]\nkeep = 1\nkeep_for = "0s"\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
+    three.more = f"[lxc]\nlevels = [1, 4]\n{three.more}"
     three.configure()
     three.publish()
+    first = snapshot_names(three)[0]
+    said(three, "rollback", first)
+    three.more = f"[lxc]\nlevels = [1, 2, 3]\n{pruning}"
+    three.configure()
     three.publish()
+    assert "ERROR" not in three.publish().out
     assert first in snapshot_names(three)
     assert (three.latest / "meta/1.0/index-system.4").exists()
+    assert not (three.latest / "meta/1.0/index-system.2").exists()
     said(three, "rollback", "--release")
     three.publish()
     assert not (three.latest / "meta/1.0/index-system.4").exists()
+    assert (three.latest / "meta/1.0/index-system.2").exists()
     three.publish()
     assert first not in snapshot_names(three)
 

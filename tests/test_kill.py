@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import servers
 from readers import Reader, named
 from sites import CHECKOUT, Site, build, files, matrix, wait_for
 
@@ -224,37 +223,44 @@ def test_the_hands_may_be_killed_too(
     assert hit["decided"] >= 9, hit
 
 
-def test_an_orphaned_rsync_keeps_the_next_run_waiting(site: Site, tmp_path: Path) -> None:
+def test_an_orphaned_rsync_keeps_the_next_run_waiting(site: Site) -> None:
     """The lock belongs to the kernel, and rsync inherited it: nobody else writes while it does."""
-    destination = tmp_path / "served"
-    destination.mkdir()
+    site.more = '[[mirror]]\nname = "near"\nurl = "mirror"\n'
     matrix(site.ci, A)
-    build(site.ci, A)
-    with servers.rsyncd({"images": destination}, tmp_path) as url:
-        site.more = f'[[mirror]]\nname = "far"\nurl = "{url}/images/"\n'
-        site.publish()
-        build(site.ci, A)
-        (pid,) = tmp_path.rglob("rsyncd.pid")
-        daemon = int(pid.read_text())
-        os.kill(daemon, signal.SIGSTOP)
-        try:
-            first = site.start("publish")
-            wait_for(lambda: children(first.pid))
-            first.kill()
-            first.communicate()
-            second = site.start("publish")
-            line = second.stdout.readline()
-            assert line == f"lock        waiting for another run at {site.root} to end\n"
-            assert second.poll() is None
-        finally:
-            os.kill(daemon, signal.SIGCONT)
-        out, err = second.communicate(timeout=60)
+    build(site.ci, A, content={A: files(A, payload=os.urandom(32 << 20))})
+    first = site.start("publish")
+    rsync = 0
+
+    def writes() -> bool:
+        nonlocal rsync
+        rsync = next((pid for pid in children(first.pid) if b"--recursive" in argv(pid)), 0)
+        return bool(rsync)
+
+    wait_for(writes)
+    os.kill(rsync, signal.SIGSTOP)
+    try:
+        first.kill()
+        first.communicate()
+        second = site.start("publish")
+        line = second.stdout.readline()
+        assert line == f"lock        waiting for another run at {site.root} to end\n"
+        assert second.poll() is None
+    finally:
+        os.kill(rsync, signal.SIGCONT)
+    out, err = second.communicate(timeout=60)
     assert second.returncode == 0, out + err
-    assert content(destination) == content(site.latest)
+    assert content(site.mirror) == content(site.latest)
 
 
-def children(pid: int) -> list[str]:
-    """The programs that a process runs now."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    names = [Path(f"/proc/{one}/comm").read_text().strip() for one in found]
-    return [name for name in names if name == "rsync"]
+def children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def argv(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

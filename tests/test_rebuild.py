@@ -267,7 +267,7 @@ def test_it_waits_for_another_run(done: Site) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = done.start("rebuild")
         assert process.stdout
-        assert process.stdout.readline().startswith("waiting for another run")
+        assert process.stdout.readline().startswith("lock        waiting for another run")
         assert process.poll() is None
     wait_for(lambda: process.poll() == 0)
     process.communicate()
