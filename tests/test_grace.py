@@ -57,7 +57,8 @@ class World:
         directory.mkdir(parents=True)
         contents = {name: f"{name} {self.count}".encode() for name in (INCUS, SQUASHFS, ROOT_TAR, META)}
         listed = {name: File(len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
-        marks = {SQUASHFS: hashlib.sha256(contents[INCUS] + contents[SQUASHFS]).hexdigest()}
+        roots = (SQUASHFS, ROOT_TAR)
+        marks = {root: hashlib.sha256(contents[INCUS] + contents[root]).hexdigest() for root in roots}
         source = Source(
             job="image-tiny", configuration=product.release, number=self.count, timestamp=self.count, md5={}
         )
@@ -140,6 +141,7 @@ def test_no_client_is_left_alone(tmp_path: Path, key: Key, seed: int) -> None:
         world.publish()
         lapsed += len(list(world.layout.public.glob("images/*/*/*/*/*"))) < before
         assert list(world.missing()) == [], f"step {step}, published"
+        assert world.listed(PRODUCTS[1]), f"step {step}: nothing is listed, so nothing could be missing"
         if world.random.random() < 0.6:
             world.push()
             assert list(world.missing()) == [], f"step {step}, pushed"
