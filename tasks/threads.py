@@ -6,7 +6,6 @@ that a signal's exception ends. (concurrent.futures joins its threads when the i
 
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -98,8 +97,6 @@ def apart(
 def _serve(make: Callable[[Given], Made], parent: Connection, pipe: Connection) -> None:
     """Make what comes, until nobody asks any more."""
     parent.close()  # else our own copy would keep us waiting for a parent that has died
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
     with suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
             pipe.send(make(pipe.recv()))

@@ -241,6 +241,22 @@ class TestThereAlready:
         assert [image.serial for image in published.ledger.images] == [SERIAL]
         assert list(Path(published.layout.staging).iterdir()) == []
 
+    def test_a_damaged_image_comes_again_from_a_newer_build_with_another_log(self, mill):
+        mill.finish(sample(), log="at one\n")
+        mill.make(log=True)
+        (mill.directory() / "rootfs.squashfs").unlink()
+        mill.finish(sample(), log="at two\n")
+        assert mill.make(log=True).image
+        assert b"at two" in (mill.directory() / "build.log").read_bytes()
+
+    def test_a_damaged_image_does_not_come_again_with_other_bytes(self, published):
+        (published.directory() / "rootfs.squashfs").unlink()
+        published.finish(sample(payload=b"other"))
+        line = published.make().line
+        assert line.startswith("rejected: ")
+        assert f": serial {SERIAL} has another rootfs." in line
+        assert not (published.directory() / "rootfs.squashfs").exists()
+
     def test_a_damaged_image_that_nobody_wishes_for_leaves_the_ledger(self, published):
         published.finish(sample("20260502_00:00"))
         published.make()

@@ -181,6 +181,13 @@ def test_a_damaged_image_that_nobody_builds_any_more_is_not_listed(done: Site) -
     assert not (done.latest / "images" / A / FIRST).exists()
 
 
+def test_of_a_product_whose_only_image_is_set_aside_nothing_is_left(done: Site) -> None:
+    (done.root / "site/public/images" / B / SECOND / "SHA256SUMS").unlink()
+    assert len(again(done, 1)) == 2
+    assert not (done.root / "site/public/images/tiny/1/arm64").exists()
+    assert list(ledgers(done)) == [f"{A.replace('/', ':')}.json"]
+
+
 def test_the_ledger_of_a_product_without_images_goes(done: Site) -> None:
     shutil.rmtree(done.root / "site/public/images" / B)
     (line,) = again(done)
@@ -236,6 +243,7 @@ def test_without_a_tree_nothing_is_changed(done: Site) -> None:
     assert ledgers(done) == known
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on; the test's own threads
 def test_a_right_that_is_missing_is_no_damage(done: Site) -> None:
     image = done.root / "site/public/images" / A / SECOND
     before = done.tree("site")
