@@ -184,6 +184,18 @@ def job_path(name: str) -> str:
     return "/".join(f"job/{quoted(part)}" for part in name.split("/") if part)
 
 
+def split_job(job: str) -> tuple[str, str]:
+    """Jenkins' JOB_NAME as (job, configuration or "")."""
+    name, _, last = job.rpartition("/")
+    return (name, last) if "=" in last else (job, "")
+
+
+def run_path(job: str) -> str:
+    """The URL path of a job, or of a job and its configuration."""
+    name, configuration = split_job(job)
+    return job_path(name) + (f"/{quoted(configuration)}" if configuration else "")
+
+
 def quoted(segment: str) -> str:
     """One path segment, encoded as Jenkins itself does it (hudson.Util.rawEncode)."""
     return quote(segment, safe="!$&'()*+,-.=@_")

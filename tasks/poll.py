@@ -6,8 +6,7 @@ has forgotten leaves it as it is: nothing is ever unpublished here. All is asked
 last, so that ``look`` can ask alone.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +14,7 @@ import msgspec
 from jenkins import api
 from jenkins.client import Client
 from jenkins.errors import JenkinsError
-from tasks.errors import SettingsError, UpstreamError
+from tasks.errors import SettingsError
 from tasks.image import Product
 from tasks.layout import Layout
 from tasks.plan import (
@@ -32,11 +31,9 @@ from tasks.plan import (
     verdicts,
 )
 from tasks.settings import Jenkins
-from tasks.state import Offers, decisions, load, load_all, save
+from tasks.state import Ledger, Offers, decisions, load, load_all, save
 from tasks.threads import together
 from tasks.words import counted
-
-PAUSE = 2.0  # seconds between two looks at a build that still runs
 
 
 def poll(client: Client, settings: Jenkins, layout: Layout, job: str = "") -> str:
@@ -62,34 +59,6 @@ def look(client: Client, settings: Jenkins, layout: Layout) -> tuple[Offers, dic
     return found.look(""), found.wishes
 
 
-def await_build(
-    client: Client, job: str, build: int, wait: float, sleep: Callable[[float], None] = time.sleep
-) -> str:
-    """Wait until a build is really over; returns its result, "" when it still runs after ``wait`` s.
-
-    Inside its own last step a build is not yet what Jenkins calls successful (hudson.model.Run: the
-    permalinks move in onCompleted), so a hook must wait for the end. Raises UpstreamError.
-    """
-    path = f"{_path(job)}/{build}"
-    until = time.monotonic() + wait
-    while True:
-        try:
-            detail = api.parse_build(client.json(path, api.STATE_TREE))
-        except JenkinsError as error:
-            raise UpstreamError(f"cannot look at {job} #{build}: {error}") from error
-        if not (detail.building or detail.in_progress) and detail.result:
-            return detail.result
-        if time.monotonic() >= until:
-            return ""
-        sleep(min(PAUSE, max(0.0, until - time.monotonic())))
-
-
-def split_job(job: str) -> tuple[str, str]:
-    """Jenkins' JOB_NAME as (job, configuration or "")."""
-    name, _, last = job.rpartition("/")
-    return (name, last) if "=" in last else (job, "")
-
-
 class Pipeline(NamedTuple):
     """A job without configurations, with its good builds, newest first."""
 
@@ -102,7 +71,7 @@ class _Poll:
     """One poll: what was offered, and what becomes of it; it reads the records and writes none."""
 
     def __init__(self, client: Client, settings: Jenkins, layout: Layout) -> None:
-        self._client, self._settings = client, settings
+        self._client, self._settings, self._layout = client, settings, layout
         self._before = load(layout.offers, Offers) or Offers()
         self._word = decisions(layout)
         self.wishes = {wish.product: wish for wish in load_all(layout.state / "wishes", Wish)}
@@ -120,7 +89,7 @@ class _Poll:
 
     def look(self, job: str) -> Offers:
         """Ask and choose; what is to be remembered beyond the wishes. Raises SettingsError."""
-        before, name = self._before, split_job(job)[0]
+        before, name = self._before, api.split_job(job)[0]
         try:
             self._run(name)
         except JenkinsError as error:
@@ -275,6 +244,8 @@ class _Poll:
         if self._word.ending(offer.product):
             return None
         wish = self.wishes.get(offer.product)
+        if wish and self._is_lost(wish, offer):
+            wish = None
         choice = choose(offer, wish, gate, self._word)
         if choice.held:
             self._held[offer.product.name] = choice.held
@@ -287,11 +258,20 @@ class _Poll:
             self._notes.append(f"{offer.product.name}: {anew}")
         return build
 
+    def _is_lost(self, wish: Wish, offer: Offer) -> bool:
+        """Whether a wished build was deleted before it was published: then an older one has to do."""
+        newest = offer.builds[0] if offer.builds else None
+        here = (wish.job, wish.configuration) == (offer.job, offer.configuration)
+        if not (newest and here and newest.number < wish.number and newest.timestamp <= wish.timestamp):
+            return False
+        ledger = load(self._layout.ledger(wish.product), Ledger)
+        return not (ledger and ledger.of_build(wish))
+
     def _wish(self, offer: Offer, build: api.Build) -> Wish | None:
         """Ask for one build's artifacts; the wish for it, None when that cannot be had."""
         name = offer.product.name
         try:
-            detail = self._detail(f"{_path(f'{offer.job}/{offer.configuration}')}/{build.number}")
+            detail = self._detail(f"{api.run_path(f'{offer.job}/{offer.configuration}')}/{build.number}")
         except JenkinsError as error:
             self._troubled[name] = f"{offer.job}/{offer.configuration} #{build.number}: {error}"
             return None
@@ -318,7 +298,7 @@ class _Poll:
         if choice.build is None:
             return []
         try:
-            detail = self._detail(f"{_path(job)}/{choice.build.number}")
+            detail = self._detail(f"{api.run_path(job)}/{choice.build.number}")
             found = products_in(os, self._settings.path, _paths(detail))
         except (JenkinsError, ValueError) as error:
             self._troubled[job] = f"{job} #{choice.build.number}: {error}"
@@ -361,12 +341,6 @@ class _Poll:
 
 
 _ANY = Product("any", "any", "any", "any")  # stands for the products of a job that only its artifacts tell
-
-
-def _path(job: str) -> str:
-    """The URL path of a job, or of a job and its configuration."""
-    name, configuration = split_job(job)
-    return api.job_path(name) + (f"/{api.quoted(configuration)}" if configuration else "")
 
 
 def _wished(offer: Offer, build: api.Build, detail: api.BuildDetail, paths: tuple[str, ...]) -> Wish:

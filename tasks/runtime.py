@@ -202,7 +202,8 @@ class Run:
 
     def poll(self) -> str:
         """The poll step: wait for the hook's build, then for the lock, then ask unless just done."""
-        from tasks.poll import await_build, poll  # noqa: PLC0415 - as above
+        from tasks.hook import await_build  # noqa: PLC0415 - as above
+        from tasks.poll import poll  # noqa: PLC0415 - as above
 
         options, jenkins = self.options, self.settings.jenkins
         if jenkins is None:

@@ -25,6 +25,7 @@ VERBS = {
     "check",
     "decide",
     "fetch",
+    "hook",
     "indexes",
     "make",
     "mirror",
@@ -39,7 +40,7 @@ VERBS = {
 }
 DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "tree", "audit"}
 GLUE = {"batches", "hands", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
-FAR_SIDE = {"poll", "fetch", "plan", "demo", "runtime"}  # who may import jenkins
+FAR_SIDE = {"poll", "fetch", "hook", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.
 WORLD = {
     "os",

@@ -337,9 +337,13 @@ def test_decisions_outlive_the_state_and_keep_the_comments_of_people(three: Site
     assert path.read_text().startswith("# ask Stéphane before letting go\n")
     shutil.rmtree(three.root / "state")
     build(three.ci, A, B, C)
+    three.server.requests.clear()
     three.publish()
     assert serials(three, A) == before
     assert len(serials(three, C)) == 3
+    fetched = [str(one) for one in three.server.requests if "/artifact/" in str(one)]
+    assert not [one for one in fetched if "release=1" in one], "nothing is fetched for what is held"
+    assert fetched
 
 
 @pytest.mark.parametrize(

@@ -388,3 +388,22 @@ def test_one_of_a_kind_is_told_in_the_singular(site: Site) -> None:
     told.append(site.publish(code=1).out)
     assert "exposed: 2 products, 2 images" in told[-1]
     assert not re.findall(r"(?<![\w.:/#-])1 (?:products|images|snapshots|files|rules|faults)", "".join(told))
+
+
+def test_a_build_that_was_deleted_before_it_was_fetched_gives_way_to_the_one_before(site: Site) -> None:
+    matrix(site.ci, A)
+    build(site.ci, A)
+    site.publish()
+    before = site.products()
+    second = build(site.ci, A)
+    site.server.faults.add("2/.*/rootfs.squashfs", call=lambda: second.job.delete_build(2))
+    assert "lost a file while it was fetched" in site.publish(code=1).out
+    site.server.requests.clear()
+    result = site.publish()
+    assert "made anew" not in result.out
+    assert not [one for one in site.server.requests if "/artifact/" in str(one)]
+    assert site.products() == before
+    assert site.publish().executed == ["poll"]
+    build(site.ci, A)
+    site.publish()
+    assert site.products() != before

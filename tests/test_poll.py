@@ -8,19 +8,20 @@ import pytest
 from sites import configuration, files, matrix, passes, serial, wait_for
 
 from jenkins import standin
-from jenkins.api import jobs_tree
+from jenkins.api import jobs_tree, split_job
 from jenkins.client import Client
 from jenkins.controller import Controller
 from jenkins.faults import HALF, LOGIN_PAGE, Cut, Edit, Status
 from jenkins.jobs import Build
 from jenkins.standin import Auth, Standin
 from tasks.errors import SettingsError, UpstreamError
-from tasks.image import Product
+from tasks.hook import await_build
+from tasks.image import Image, Product, Source
 from tasks.layout import Layout
 from tasks.plan import Wish
-from tasks.poll import await_build, look, poll, split_job
+from tasks.poll import look, poll
 from tasks.settings import Axes, Gate, Jenkins
-from tasks.state import Offers, load, load_all
+from tasks.state import Ledger, Offers, load, load_all, save
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 TEMPLATE = "{arch}/{release}/{variant}/{file}"
@@ -606,9 +607,15 @@ class TestBuilds:
         assert site.offers.waiting == ()
         assert site.written()["tiny:1:amd64:default.json"] == before["tiny:1:amd64:default.json"]
 
-    def test_a_lower_number_alone_means_rotation(self, three):
+    def test_a_lower_number_alone_means_rotation_of_what_is_published(self, three):
         build(three.server.ci, A)
         three.poll()
+        wish = three.records[A]
+        source = Source(
+            job=wish.job, configuration=wish.configuration, number=2, timestamp=wish.timestamp, md5={}
+        )
+        image = Image(product=wish.product, serial="20260101_00:00", files={}, fingerprints={}, source=source)
+        save(three.layout.ledger(wish.product), Ledger(wish.product, (image,)))
         three.server.ci.job("image-tiny").delete_build(2)
         three.poll()
         assert three.numbers[A] == 2
