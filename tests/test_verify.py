@@ -537,20 +537,17 @@ class TestApart:
             "import os, time\n"
             "from tasks.threads import apart\n"
             "def make(number):\n"
-            "    print(os.getpid(), flush=True)\n"
+            "    os.write(1, b'%d\\n' % os.getpid())\n"
             "    time.sleep(0.2)\n"
             "list(apart(make, range(1000), 3))\n"
         )
-        parent = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert parent.stdout
-        children = {int(parent.stdout.readline()) for _ in range(3)}
-        assert len(children) == 3
-        parent.kill()
-        parent.wait()
+        words = [sys.executable, "-c", script]
+        with subprocess.Popen(words, cwd=CHECKOUT, stdout=subprocess.PIPE) as parent:
+            assert parent.stdout
+            children = {int(parent.stdout.readline()) for _ in range(3)}
+            assert len(children) == 3
+            parent.kill()
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
-        parent.stdout.close()
 
     def test_the_processes_end_with_it(self) -> None:
         made = apart(lambda seconds: time.sleep(seconds), [0, 60, 60], 2)
