@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 import msgspec
-import tomlkit
 
 from tasks import files
 from tasks.decisions import Block, BuildName, Decisions, Hold, Pin, Retire, Withdraw, Word
@@ -126,12 +125,14 @@ class _Book:
     """The file, open for writing."""
 
     def __init__(self, known: Decisions, text: str) -> None:
-        self.known = known
+        import tomlkit  # noqa: PLC0415 - 10 ms that a run which decides nothing does not need
+
+        self.known, self._toml = known, tomlkit
         self._document = tomlkit.parse(text)
 
     def add(self, kind: str, word: Word) -> None:
         """Put a word last."""
-        table = tomlkit.table()
+        table = self._toml.table()
         if kind in self._document:
             table.trivia.indent = "\n"  # a blank line between words
         for field, value in msgspec.structs.asdict(word).items():
@@ -139,8 +140,8 @@ class _Book:
                 table.add(field, _plain(value))
         if kind not in self._document:
             if self._document:
-                self._document.add(tomlkit.nl())
-            self._document.append(kind, tomlkit.aot())
+                self._document.add(self._toml.nl())
+            self._document.append(kind, self._toml.aot())
         self._document[kind].append(table)
 
     def release(self, kind: str, by: By, meant: Callable[[dict[str, str]], bool]) -> int:
@@ -153,7 +154,7 @@ class _Book:
     @property
     def text(self) -> str:
         """What is to be written."""
-        return tomlkit.dumps(self._document)
+        return self._toml.dumps(self._document)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sites import Key
 
 from tasks import demo, files, indexes, snapshot
+from tasks.decisions import Decisions
 from tasks.image import INCUS, SOURCE, SQUASHFS, SUMS, File, Image, Product, Source, sums
 from tasks.layout import Layout
 from tasks.settings import Lxc, Settings, Signing
@@ -107,7 +108,7 @@ def main() -> None:
             subprocess.run(argv, cwd=CHECKOUT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
         doit("rebuild")
-        indexes.collect(layout, settings, allow_shrink=True)
+        indexes.collect(layout, settings, Decisions(), allow_shrink=True)
         indexes.write_streams(layout, (), lambda: by)
         indexes.write_lxc(layout, (), Lxc(), lambda: by)
         snapshot.snapshot(layout, datetime.now(UTC))
