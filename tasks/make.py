@@ -113,6 +113,18 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
         raise ImageRejected(f"serial {image.serial} was withdrawn; to let it come again: {again}")
     if same := next((old for old in ledger.images if old.serial == image.serial), None):
         return _again(image, same, ledger, layout)
+    if twin := next((old for old in ledger.images if _content(old) == _content(image)), None):
+        if word.refuses(twin):
+            raise ImageRejected(
+                f"serial {image.serial} has the content of {twin.serial}, which was taken back"
+            )
+        return _noted(
+            twin,
+            image.source,
+            ledger,
+            layout,
+            f"{image.serial} has the content of {twin.serial}: nothing new",
+        )
     _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])
     _refuse_other_bytes(image, layout)
     source = encode(image)
@@ -131,14 +143,24 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
 
 def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
-    if {**image.files, LOG: None} != {**same.files, LOG: None}:  # the first build's log stays
+    if _content(image) != _content(same):  # the first build's log stays
         raise ImageRejected(
             f"serial {image.serial} is published with other bytes, from build #{same.source.number};"
             " an image never changes"
         )
-    noted = msgspec.structs.replace(same, source=image.source)
-    save(layout.ledger(image.product), ledger.with_image(noted))
-    return Made(f"{image.serial} is there already, with the same bytes, from build #{same.source.number}")
+    said = f"{image.serial} is there already, with the same bytes, from build #{same.source.number}"
+    return _noted(same, image.source, ledger, layout, said)
+
+
+def _noted(same: Image, source: Source, ledger: Ledger, layout: Layout, said: str) -> Made:
+    """Note that a newer build brought nothing new, so that it is not fetched again."""
+    save(layout.ledger(same.product), ledger.with_image(msgspec.structs.replace(same, source=source)))
+    return Made(said)
+
+
+def _content(image: Image) -> dict[str, File]:
+    """All but the log. Under two serials Incus and LXD refuse to copy either: one fingerprint, listed twice."""
+    return {name: file for name, file in image.files.items() if name != LOG}
 
 
 def _refuse_other_bytes(image: Image, layout: Layout) -> None:

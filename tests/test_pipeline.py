@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from sites import Site, build, configuration, files, matrix, passes, wait_for
+from sites import Site, build, configuration, files, matrix, passes, serial, wait_for
 
 from jenkins.faults import Hang, Status
 
@@ -407,3 +407,23 @@ def test_a_build_that_was_deleted_before_it_was_fetched_gives_way_to_the_one_bef
     build(site.ci, A)
     site.publish()
     assert site.products() != before
+
+
+def test_content_that_is_published_already_is_not_published_under_another_serial(site: Site) -> None:
+    """Incus and LXD cannot copy what two versions list under one fingerprint."""
+    matrix(site.ci, A)
+    first = files(A)
+    build(site.ci, A, content={A: first})
+    site.publish()
+    before = site.products()
+    build(site.ci, A, content={A: {**first, "serial": f"{serial()}\n".encode()}})
+    result = site.publish()
+    old = next(iter(before["tiny:1:amd64:default"]["versions"]))
+    assert re.search(rf"image:{A} 2026\d+_\d\d:\d\d has the content of {old}: nothing new", result.out)
+    assert site.products() == before
+    site.server.requests.clear()
+    assert site.publish().executed == ["poll"]
+    assert not [one for one in site.server.requests if "/artifact/" in str(one)]
+    assert site.doit("block", "--build=image-tiny #2").code == 0
+    build(site.ci, A, content={A: {**first, "serial": f"{serial()}\n".encode()}})
+    assert f"has the content of {old}, which was taken back" in site.publish(code=1).out

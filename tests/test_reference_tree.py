@@ -278,6 +278,16 @@ DIFFERENCES: list[tuple[str, Is, str]] = [
         "which of two rootfs.squashfs is the image cannot be known; the reference takes the last",
     ),
     (
+        "same content again",
+        whole(THEIRS, forty.SAME),
+        "a build of the very same bytes is nothing new to anybody, so LXC keeps the image that it has",
+    ),
+    (
+        "kept in its place",
+        whole(OURS, Image(forty.SAME.product, "20260101_09:42")),
+        "a build of the same bytes pushes no image out of those that are kept",
+    ),
+    (
         "same as an unlisted image",
         both(streams, whole(OURS, forty.SAME_AS_UNLISTED)),
         "only a fingerprint that is listed twice confuses clients, not one of an image that was left out",
