@@ -159,7 +159,7 @@ def _noted(same: Image, source: Source, ledger: Ledger, layout: Layout, said: st
 
 
 def _content(image: Image) -> dict[str, File]:
-    """All but the log. Under two serials Incus and LXD refuse to copy either: one fingerprint, listed twice."""
+    """All but the log. The same under two serials is one fingerprint listed twice, which nobody can copy."""
     return {name: file for name, file in image.files.items() if name != LOG}
 
 
