@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tasks.sign import Verifier
 
-CHUNK = 1 << 20  # bytes read at once; what is no longer is kept for its signature
+CHUNK = 1 << 18  # bytes read at once; what is no longer is kept for its signature, and copied by sequoia
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
