@@ -104,7 +104,8 @@ def task_proof() -> dict[str, object]:
     """Read the new indexes as the clients will."""
     return {
         "actions": step(show.prove),
-        "file_dep": show.files(),
+        "file_dep": [site.catalogue, *show.files()],
+        "uptodate": [asked(show.is_proven)],
     }
 
 

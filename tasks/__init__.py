@@ -8,8 +8,8 @@ Verbs, which act, one step of the pipeline each: poll, make (an image's road: fe
 indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview, report, verify,
 rebuild.
 Doors to the world: files (disk), tree (the indexes of a tree), audit (an image's directory, read whole),
-programs (processes), threads, sign (OpenPGP), state (the records in the state directory), layout (where
-everything lies), settings (publish.toml).
+programs (processes), threads, sign (OpenPGP), state (the records in the state directory), ledgers (in line
+with the tree), layout (where everything lies), settings (publish.toml).
 Glue to doit: options (the command line), runtime (what one run knows), batches and exposure (the two
 halves of the pipeline), reporter (what a run prints, and its exit code), journal (doit's database),
 hands and commands; demo is the built-in trial site.

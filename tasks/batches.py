@@ -39,7 +39,7 @@ class Batches:
 
     def make(self, wish: Wish) -> str | TaskFailed:
         """Bring one product to its wished build; returns its line, "" when that was said before."""
-        from tasks.make import adopt  # noqa: PLC0415 - not needed when nothing is new
+        from tasks.ledgers import adopt  # noqa: PLC0415 - not needed when nothing is new
 
         run = self._run
         if why := run.stopped(wish):
@@ -74,7 +74,7 @@ class Batches:
 
     def _is_coming(self, wish: Wish) -> bool:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""
-        from tasks.make import adopt  # noqa: PLC0415 - as above
+        from tasks.ledgers import adopt  # noqa: PLC0415 - as above
 
         run = self._run
         if run.settled(wish, None) or run.stopped(wish):

@@ -7,19 +7,19 @@ word or the new one. It has a lock of its own, for an operator must be heard whi
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 
 import msgspec
 
-from tasks import files
+from tasks import files, settings
 from tasks.decisions import Block, BuildName, Decisions, Hold, Pin, Retire, Withdraw, Word
-from tasks.errors import SettingsError
+from tasks.errors import SettingsError, TreeError
 from tasks.image import SOURCE, Image, Product
 from tasks.layout import Layout
 from tasks.plan import Wish
-from tasks.state import Ledger, decisions, latest_name, load, load_all, snapshots
+from tasks.state import Ledger, decisions, load, load_all, snapshots
 from tasks.tree import listed_images, listed_paths
 
 SHOWN = 10  # names offered before the rest is left out
@@ -33,19 +33,26 @@ class By(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-def hold(layout: Layout, product: Product, serial: str, by: By) -> str:
-    """Keep a product at a serial, its newest listed one unless another is named."""
-    listed = sorted(path for path in listed_paths(layout.latest) if path.startswith(f"{product.path}/"))
-    if not listed:
-        raise SettingsError([_unknown(layout, product, "is not published")])
-    there = [image.serial for image in _placed(layout, product)]
-    serial = serial or listed[-1].rpartition("/")[2]
-    if serial not in there:
-        raise SettingsError([f"{product.name} has no image {serial}; there are {_some(there)}"])
+def hold(layout: Layout, products: Sequence[Product], serial: str, by: By) -> str:
+    """Keep products at a serial, each at its newest listed one unless another is named."""
+    words = []
+    for product in products:
+        listed = sorted(path for path in listed_paths(layout.latest) if path.startswith(f"{product.path}/"))
+        if not listed:
+            raise SettingsError([_unknown(layout, product, "is not published")])
+        there = sorted(path.parent.name for path in layout.public.glob(f"{product.path}/*/{SOURCE}"))
+        at = serial or listed[-1].rpartition("/")[2]
+        if at not in there:
+            raise SettingsError([f"{product.name} has no image {at}; there are {_some(there)}"])
+        words.append(Hold(product=product, serial=at, **_of(by)))
     with _book(layout) as book:
-        book.release("hold", by, lambda one: one["product"] == product.name)
-        book.add("hold", Hold(product=product, serial=serial, **_of(by)))
-    return f"{product.name} is kept at {serial}; doit unhold {product.name} lets it go"
+        for word in words:
+            book.release("hold", by, lambda one: one["product"], word.product.name)
+            book.add("hold", word)
+    return "\n".join(
+        f"{word.product.name} is kept at {word.serial}; doit unhold {word.product.name} lets it go"
+        for word in words
+    )
 
 
 def block(layout: Layout, build: BuildName, by: By) -> str:
@@ -59,64 +66,81 @@ def block(layout: Layout, build: BuildName, by: By) -> str:
     with _book(layout) as book:
         book.add("block", Block(build=build, **_of(by)))
     what = f"the next publish takes {_some(images)} out" if images else "nothing was made of it so far"
-    return f"{build.text} is blocked; {what}"
+    jobs = {wish.job for wish in load_all(layout.state / "wishes", Wish)}
+    hint = "" if build.job in jobs else f"; no job {build.job} is known: is it written as reports write it?"
+    return f"{build.text} is blocked; {what}{hint}"
 
 
-def retire(layout: Layout, product: Product, by: By) -> str:
-    """End a product: nothing of it is fetched any more, and the next publication delists it."""
-    if not _placed(layout, product) and not layout.wish(product).exists():
-        raise SettingsError([_unknown(layout, product, "is not known")])
+def retire(layout: Layout, products: Sequence[Product], by: By) -> str:
+    """End products: nothing of them is fetched any more, and the next publication delists them."""
+    for product in products:
+        if not any(layout.public.glob(f"{product.path}/*")) and not layout.wish(product).exists():
+            raise SettingsError([_unknown(layout, product, "is not known")])
     with _book(layout) as book:
-        book.add("retire", Retire(product=product, **_of(by)))
-    return f"{product.name} is retired; the next publish delists it"
+        for product in products:
+            book.add("retire", Retire(product=product, **_of(by)))
+    return "\n".join(f"{product.name} is retired; the next publish delists it" for product in products)
 
 
-def withdraw(layout: Layout, product: Product, serial: str, by: By, *, now: bool) -> str:
-    """Take an image back, and its build with it."""
-    there = {image.serial: image for image in _placed(layout, product)}
-    if serial not in there:
-        known = f"there are {_some(there)}" if there else _unknown(layout, product, "is not known")
-        raise SettingsError([f"there is no image {product.name}/{serial}; {known}"])
-    source = there[serial].source
-    build = BuildName(source.job, source.configuration, source.number)
+def withdraw(layout: Layout, images: Sequence[tuple[Product, str]], by: By, *, now: bool) -> str:
+    """Take images back, and for their products the builds they came from."""
+    words = []
+    for product, serial in images:
+        there = _serials(layout, product)
+        if serial not in there:
+            known = f"there are {_some(there)}" if there else _unknown(layout, product, "is not known")
+            raise SettingsError([f"there is no image {product.name}/{serial}; {known}"])
+        build = _build(layout, product, serial)
+        words.append(Withdraw(product=product, serial=serial, build=build, at_once=now, **_of(by)))
     with _book(layout) as book:
-        book.add("withdraw", Withdraw(product=product, serial=serial, build=build, at_once=now, **_of(by)))
+        for word in words:
+            book.add("withdraw", word)
     how = "" if now else "; the next publish delists it, and its files go after site.grace"
-    return f"{product.name}/{serial} is withdrawn{how}"
+    return "\n".join(f"{word.product.name}/{word.serial} is withdrawn{how}" for word in words)
 
 
-def unhold(layout: Layout, what: str, by: By) -> str:
-    """Take back every word on a product, an image or a build; raises SettingsError when there is none."""
+def unhold(layout: Layout, names: Sequence[str], by: By) -> str:
+    """Take back every word on products, images or builds; raises SettingsError for one without any."""
     with _book(layout) as book:
-        count = book.release("hold", by, lambda one: one["product"] == what)
-        count += book.release("retire", by, lambda one: one["product"] == what)
-        count += book.release("withdraw", by, lambda one: f"{one['product']}/{one['serial']}" == what)
-        count += book.release("block", by, lambda one: one["build"] == what)
-        if not count:
-            known = ", ".join(book.known.names()) or "nothing"
-            raise SettingsError([f"{what}: nothing was decided of it; decided is on {known}"])
-    return f"{what} is let go; the next publish brings what is new"
+        for what in names:
+            if what not in book.known.names():
+                known = ", ".join(book.known.names()) or "nothing"
+                raise SettingsError([f"{what}: nothing was decided of it; decided is on {known}"])
+        said = []
+        for what in names:
+            gone = {
+                "kept": book.release("hold", by, lambda one: one["product"], what),
+                "retired": book.release("retire", by, lambda one: one["product"], what),
+                "withdrawn": book.release(
+                    "withdraw", by, lambda one: f"{one['product']}/{one['serial']}", what
+                ),
+                "blocked": book.release("block", by, lambda one: BuildName.parse(one["build"]).text, what),
+            }
+            was = " and ".join(how for how, count in gone.items() if count)
+            said.append(f"{what} is let go: no longer {was}; the next publish brings what is newest")
+    return "\n".join(said)
 
 
 def pin(layout: Layout, name: str, by: By) -> str:
-    """List again what an earlier snapshot listed."""
+    """List again what an earlier snapshot listed; what a pin before it took back is not forgotten."""
     if name not in snapshots(layout):
         raise SettingsError([f"there is no snapshot {name}; there are {_some(snapshots(layout)[::-1])}"])
-    then = {image.path for image in listed_images(layout.snapshots / name / "public")}
-    latest = layout.snapshots / latest_name(layout) / "public"
-    undone = [image.source for image in listed_images(latest) if image.path not in then]
-    builds = sorted({BuildName(one.job, one.configuration, one.number).text for one in undone})
+    then = {_undone(image) for image in listed_images(layout.snapshots / name / "public")}
+    undone = {_undone(image) for image in listed_images(layout.latest)}
     with _book(layout) as book:
-        book.release("pin", by, lambda _: True)
-        book.add("pin", Pin(snapshot=name, undone=tuple(builds), **_of(by)))
-    lost = f"; it takes back {_some(builds)}" if builds else ""
-    return f"pinned at {name}{lost}"
+        before, word = book.known.pinned(), book.known
+        undone |= {*before.undone} if before else set()
+        left = sorted(one for one in undone - then if not word.is_refused(one))
+        book.release("pin", by, lambda _: "", "")
+        book.add("pin", Pin(snapshot=name, undone=tuple(left), **_of(by)))
+    builds = dict.fromkeys(one.partition(" ")[2] for one in left)
+    return f"pinned at {name}" + (f"; it takes back {_some(builds)}" if builds else "")
 
 
 def release(layout: Layout, by: By) -> str:
     """Let go of a pin; raises SettingsError when there is none."""
     with _book(layout) as book:
-        if not book.release("pin", by, lambda _: True):
+        if not book.release("pin", by, lambda _: "", ""):
             raise SettingsError(["nothing is pinned"])
     return "the pin is released; the next publish lists what is newest"
 
@@ -136,7 +160,7 @@ class _Book:
         if kind in self._document:
             table.trivia.indent = "\n"  # a blank line between words
         for field, value in msgspec.structs.asdict(word).items():
-            if value not in ("", (), False):
+            if value not in ("", (), False, None):
                 table.add(field, _plain(value))
         if kind not in self._document:
             if self._document:
@@ -144,9 +168,9 @@ class _Book:
             self._document.append(kind, self._toml.aot())
         self._document[kind].append(table)
 
-    def release(self, kind: str, by: By, meant: Callable[[dict[str, str]], bool]) -> int:
-        """Mark standing words as taken back; says how many."""
-        words = [one for one in self._document.get(kind, ()) if not one.get("released") and meant(one)]
+    def release(self, kind: str, by: By, of: Callable[[dict[str, str]], str], what: str) -> int:
+        """Mark the standing words of something as taken back; says how many."""
+        words = [one for one in self._document.get(kind, ()) if not one.get("released") and of(one) == what]
         for word in words:
             word["released"] = f"{by.when} by {by.who}: {by.why or 'no reason given'}"
         return len(words)
@@ -159,7 +183,7 @@ class _Book:
 
 @contextmanager
 def _book(layout: Layout) -> Iterator[_Book]:
-    """Read, let be changed, and replace the file, one speaker at a time."""
+    """Read, let be changed, and replace the file, one speaker at a time; raises SettingsError."""
     path = layout.decisions
     with files.disk("open the lock of"):
         handle = os.open(layout.state / "decisions.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -167,7 +191,14 @@ def _book(layout: Layout) -> Iterator[_Book]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         book = _Book(decisions(layout), (files.read(path) or b"").decode())
         yield book
-        files.write_changed(path, book.text.encode())
+        try:
+            settings.record(Decisions, book.text, path)
+        except SettingsError as error:  # an inline list of a hand: valid, and not to be added to
+            raise SettingsError(
+                [f"{path}: write its words as [[tables]]; nothing was changed ({error})"]
+            ) from None
+        files.write_changed(path.resolve(), book.text.encode())  # where a link leads, should it be one
+        files.write_changed(layout.decisions_copy, book.text.encode())
     finally:
         os.close(handle)
 
@@ -184,15 +215,34 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _placed(layout: Layout, product: Product) -> list[Image]:
-    """The images of a product that lie in the tree or in a snapshot, oldest first."""
+def _serials(layout: Layout, product: Product) -> list[str]:
+    """Every serial of a product that lies in the tree or in a snapshot, oldest first."""
     trees = [layout.public, *(layout.snapshots / name / "public" for name in snapshots(layout))]
-    paths = {path.parent.name: path for tree in trees for path in tree.glob(f"{product.path}/*/{SOURCE}")}
-    return [image for serial in sorted(paths) if (image := load(paths[serial], Image))]
+    return sorted({path.name for tree in trees for path in tree.glob(f"{product.path}/*")})
+
+
+def _build(layout: Layout, product: Product, serial: str) -> BuildName | None:
+    """The build that an image stands for: as the ledger has it, else as the image itself tells."""
+    ledger = load(layout.ledger(product), Ledger) or Ledger(product)
+    trees = [layout.public, *(layout.snapshots / name / "public" for name in snapshots(layout))]
+    images = [image for image in ledger.images if image.serial == serial]
+    for tree in trees:
+        with suppress(TreeError):  # damaged: that is no reason to keep it
+            if image := load(tree / product.path / serial / SOURCE, Image):
+                images.append(image)
+    return _named(images[0]) if images else None
+
+
+def _named(image: Image) -> BuildName:
+    return BuildName(image.source.job, image.source.configuration, image.source.number)
+
+
+def _undone(image: Image) -> str:
+    return f"{image.product.name} {_named(image).text}"
 
 
 def _unknown(layout: Layout, product: Product, what: str) -> str:
-    names = {wish.product.name for wish in load_all(layout.state / "wishes", Wish)}
+    names = {wish.product.name for wish in load_all(layout.state / "wishes", Wish)} - {product.name}
     near = get_close_matches(product.name, names, n=3, cutoff=0.5)
     return f"{product.name} {what}" + (f"; near are {', '.join(near)}" if near else "; doit status shows all")
 

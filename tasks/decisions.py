@@ -12,6 +12,8 @@ import msgspec
 
 from tasks.image import Image, Product, parse_serial
 
+_SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")
+
 
 class BuildName(msgspec.Struct, frozen=True):
     """A build as reports name it: ``JOB/CONFIGURATION #N``; without configuration, all of them."""
@@ -52,8 +54,8 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def said(self) -> str:
         """The word's origin, for people."""
-        why = " ".join(self.why.split()) or "no reason given"
-        return f"by {self.who}, {self.when[:16].replace('T', ' ')} UTC: {why}"
+        when = self.when[:16].replace("T", " ")
+        return f"by {_plain(self.who)}, {_plain(when)} UTC: {_plain(self.why) or 'no reason given'}"
 
 
 Said = TypeVar("Said", bound=Word)
@@ -87,7 +89,7 @@ class Withdraw(Word, frozen=True, kw_only=True):
 
     product: Product
     serial: str
-    build: BuildName
+    build: BuildName | None = None  # None when the image no longer tells
     at_once: bool = False
 
     def __post_init__(self) -> None:
@@ -104,7 +106,12 @@ class Pin(Word, frozen=True, kw_only=True):
     """What an earlier snapshot listed is listed again, until all that it undid is refused."""
 
     snapshot: str
-    undone: tuple[str, ...] = ()  # the builds of the images that it took out of the lists
+    undone: tuple[str, ...] = ()  # the images that it took out of the lists: PRODUCT JOB/CONFIGURATION #N
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no snapshot's name: a directory of this name will be read."""
+        if not _SNAPSHOT.fullmatch(self.snapshot):
+            raise ValueError(f"{self.snapshot!r} is no snapshot; doit snapshots lists them")
 
 
 class Decisions(msgspec.Struct, frozen=True):
@@ -116,13 +123,16 @@ class Decisions(msgspec.Struct, frozen=True):
     withdraw: tuple[Withdraw, ...] = ()
     pin: tuple[Pin, ...] = ()
 
-    def refusal(self, job: str, configuration: str, number: int) -> str:
-        """Why a build is never published, "" when it may be."""
+    def refusal(self, product: Product, job: str, configuration: str, number: int) -> str:
+        """Why a product is never published from a build, "" when it may be.
+
+        A build may hold several products: a withdrawal is of one, a block of all.
+        """
         for block in _standing(self.block):
             if block.build.covers(job, configuration, number):
                 return f"blocked {block.said}"
         for gone in _standing(self.withdraw):
-            if gone.build.covers(job, configuration, number):
+            if gone.product == product and gone.build and gone.build.covers(job, configuration, number):
                 return f"withdrawn {gone.said}"
         return ""
 
@@ -147,13 +157,13 @@ class Decisions(msgspec.Struct, frozen=True):
     def stop(self, product: Product, job: str, configuration: str, number: int) -> str:
         """Why nothing is to be fetched for a product from a build, "" when it may be."""
         pinned = f"pinned at {pin.snapshot} {pin.said}" if (pin := self.pinned()) else ""
-        return self.refusal(job, configuration, number) or self.keeping(product) or pinned
+        return self.refusal(product, job, configuration, number) or self.keeping(product) or pinned
 
     def refuses(self, image: Image) -> bool:
         """Whether an image must not be listed by anybody, whatever else is decided."""
         source = image.source
         return (
-            bool(self.refusal(source.job, source.configuration, source.number))
+            bool(self.refusal(image.product, source.job, source.configuration, source.number))
             or image.path in self.withdrawn()
             or bool(self.ending(image.product))
         )
@@ -172,16 +182,18 @@ class Decisions(msgspec.Struct, frozen=True):
     def pinned(self) -> Pin | None:
         """The pin that stands; one whose undone builds are all refused has done its work."""
         pin = next(reversed(list(_standing(self.pin))), None)
-        if pin is None or (pin.undone and all(map(self._is_refused, pin.undone))):
+        if pin is None or (pin.undone and all(map(self.is_refused, pin.undone))):
             return None
         return pin
 
-    def _is_refused(self, build: str) -> bool:
+    def is_refused(self, undone: str) -> bool:
+        """Whether what an entry of ``undone`` names is refused."""
+        name, _, build = undone.partition(" ")
         try:
-            one = BuildName.parse(build)
+            product, one = Product.parse(name), BuildName.parse(build)
         except ValueError:
             return False
-        return bool(self.refusal(one.job, one.configuration, one.number))
+        return bool(self.refusal(product, one.job, one.configuration, one.number))
 
     def names(self) -> list[str]:
         """What any standing word is about, as ``unhold`` takes it."""
@@ -209,6 +221,11 @@ NOTHING_DECIDED = Decisions()
 def _refuse_other(serial: str) -> None:
     if parse_serial(serial) != serial:
         raise ValueError(f"{serial!r} has blanks around it")
+
+
+def _plain(text: str) -> str:
+    """One line for people, whatever stands in the file."""
+    return "".join(one if one.isprintable() else " " for one in " ".join(text.split()))[:300]
 
 
 def _standing(words: Iterable[Said]) -> Iterator[Said]:

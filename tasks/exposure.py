@@ -10,8 +10,10 @@ from pathlib import Path
 from doit.exceptions import TaskFailed
 
 from tasks import indexes, mirror, preview, prune, purge, snapshot, tree
+from tasks.errors import TreeError
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
+from tasks.state import NONE, Quarantine, load
 
 
 class Exposure:
@@ -62,6 +64,10 @@ class Exposure:
         run = self._run
         return indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
 
+    def is_proven(self) -> bool:
+        """Whether nothing is in quarantine: what is may be mended by hand."""
+        return (load(self._layout.quarantine, Quarantine) or NONE) == NONE
+
     def freeze(self) -> str:
         """Freeze the tree and show it."""
         return snapshot.snapshot(self._layout, self._run.now)
@@ -89,7 +95,9 @@ class Exposure:
 
     @property
     def _gone(self) -> set[str]:
-        return self._run.decisions.withdrawn(at_once=True)
+        """What was withdrawn at once; what is still listed is for the run that takes it out of the lists."""
+        gone = self._run.decisions.withdrawn(at_once=True)
+        return gone - tree.listed_paths(self._layout.latest) if gone else gone
 
     def due(self) -> Iterator[str]:
         """What time and decisions bring without any new build; reads only."""
@@ -113,4 +121,7 @@ class Exposure:
         if not self.is_purged():
             yield "purge", self.purge()
         for one in self._settings.mirror:
-            yield f"mirror:{one.name}", self.push(one)
+            try:
+                yield f"mirror:{one.name}", self.push(one)
+            except TreeError as error:  # not ours, or not mounted: the others go on
+                yield f"mirror:{one.name}", TaskFailed(str(error))

@@ -107,6 +107,19 @@ def move(source: Path, target: Path) -> None:
         source.rename(target)
 
 
+def exchange(new: Path, old: Path) -> None:
+    """Let two directories change their names, at once where the file system can (renameat2(2))."""
+    with disk("exchange"):
+        sync(new)
+        libc = ctypes.CDLL(None, use_errno=True)
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if libc.renameat2(here, os.fsencode(new), here, os.fsencode(old), swap):
+            aside = new.with_name(f"{new.name}-old")
+            old.rename(aside)
+            new.rename(old)
+            aside.rename(new)
+
+
 def remove(path: Path, trash: Path) -> None:
     """Remove a directory tree: gone under its name at once, its bytes afterwards."""
     with disk("remove"):

@@ -4,14 +4,15 @@ import getpass
 import os
 from collections.abc import Callable, Mapping
 
-from doit.exceptions import TaskFailed
+from doit.exceptions import TaskError, TaskFailed
 
 from tasks import decide, runtime
 from tasks.decisions import BuildName
-from tasks.errors import SettingsError
+from tasks.errors import PublishError, SettingsError
 from tasks.exposure import Exposure
 from tasks.image import Product
 from tasks.reporter import honest
+from tasks.state import latest_name
 
 __all__ = ["task_block", "task_hold", "task_retire", "task_rollback", "task_unhold", "task_withdraw"]
 
@@ -21,7 +22,7 @@ BUILD = {"name": "build", "long": "build", "default": "", "help": "as reports na
 
 
 def _decision(
-    act: Callable[..., str | TaskFailed | None], names: str = "", *more: Mapping[str, object]
+    act: Callable[..., str | TaskFailed | TaskError | None], names: str = "", *more: Mapping[str, object]
 ) -> dict[str, object]:
     """A command that writes a decision: it needs no lock but its own."""
     task = {"actions": [(honest(act),)], "params": [WHY, *more], "meta": {"lockless": True}}
@@ -61,8 +62,7 @@ def task_hold() -> dict[str, object]:
 
     def act(why: str, serial: str, products: list[str]) -> str:
         names = [_product(name) for name in _named(products, "hold", f"the product, {PRODUCT}")]
-        layout = runtime.current().layout
-        return "\n".join(decide.hold(layout, name, serial, _by(why)) for name in names)
+        return decide.hold(runtime.current().layout, names, serial, _by(why))
 
     serial = {"name": "serial", "long": "serial", "default": "", "help": "YYYYMMDD_HH:MM"}
     return _decision(act, "products", serial)
@@ -72,9 +72,9 @@ def task_unhold() -> dict[str, object]:
     """Take back what was decided of a product, an image (…/SERIAL), or of a --build."""
 
     def act(why: str, build: str, names: list[str]) -> str:
-        wanted = [_build(build).text] if build else _named(names, "unhold", "a product, an image or --build=")
-        layout = runtime.current().layout
-        return "\n".join(decide.unhold(layout, name, _by(why)) for name in wanted)
+        wanted = [_build(build).text] if build else []
+        wanted += _named(names, "unhold", "a product, an image or --build=") if names or not build else []
+        return decide.unhold(runtime.current().layout, wanted, _by(why))
 
     return _decision(act, "names", BUILD)
 
@@ -100,7 +100,7 @@ def task_retire() -> dict[str, object]:
 
     def act(why: str, products: list[str]) -> str:
         names = [_product(name) for name in _named(products, "retire", f"the product, {PRODUCT}")]
-        return "\n".join(decide.retire(runtime.current().layout, name, _by(why)) for name in names)
+        return decide.retire(runtime.current().layout, names, _by(why))
 
     return _decision(act, "products")
 
@@ -108,12 +108,16 @@ def task_retire() -> dict[str, object]:
 def task_withdraw() -> dict[str, object]:
     """Take images (os/release/arch/variant/serial) back; with --now at once and from everywhere."""
 
-    def act(why: str, images: list[str], *, now: bool) -> str | TaskFailed:
+    def act(why: str, images: list[str], *, now: bool) -> str | TaskFailed | TaskError:
         run = runtime.current()
-        pairs = [name.rpartition("/") for name in _named(images, "withdraw", f"the image, {PRODUCT}/serial")]
-        wanted = [(_product(product), serial) for product, _, serial in pairs]
-        said = [decide.withdraw(run.layout, one, serial, _by(why), now=now) for one, serial in wanted]
-        return _exposed(run, said) if now else "\n".join(said)
+        names = _named(images, "withdraw", f"the image, {PRODUCT}/serial")
+        if short := next((name for name in names if name.count("/") != 4), ""):  # noqa: PLR2004 - as above
+            raise SettingsError([f"{short!r} is not {PRODUCT}/serial"])
+        wanted = [(_product(name.rpartition("/")[0]), name.rpartition("/")[2]) for name in names]
+        if not now:
+            return decide.withdraw(run.layout, wanted, _by(why), now=False)
+        run.signer()  # a key that does not sign is said before anything is decided
+        return _exposed(run, decide.withdraw(run.layout, wanted, _by(why), now=True), "nothing is left of it")
 
     now = {"name": "now", "long": "now", "type": bool, "default": False, "help": "at once and everywhere"}
     return _decision(act, "images", now)
@@ -122,25 +126,38 @@ def task_withdraw() -> dict[str, object]:
 def task_rollback() -> dict[str, object]:
     """List again what an earlier snapshot listed, until --release or until the bad builds are blocked."""
 
-    def act(why: str, snapshots: list[str], *, release: bool) -> str | TaskFailed:
+    def act(why: str, snapshots: list[str], *, release: bool) -> str | TaskFailed | TaskError:
         run = runtime.current()
+        if len(snapshots) != (not release):
+            raise SettingsError(
+                ["doit rollback: name one snapshot (doit snapshots lists them), or --release"]
+            )
         run.lock()  # what is newest must not move meanwhile
         if release:
             return decide.release(run.layout, _by(why))
-        names = _named(snapshots, "rollback", "the snapshot; doit snapshots lists them")
-        return _exposed(run, [decide.pin(run.layout, names[0], _by(why))])
+        run.signer()  # as above
+        name = _named(snapshots, "rollback", "the snapshot")[0]
+        return _exposed(run, decide.pin(run.layout, name, _by(why)), "exposed")
 
     release = {"name": "release", "long": "release", "type": bool, "default": False, "help": "let go of it"}
     return _decision(act, "snapshots", release)
 
 
-def _exposed(run: runtime.Run, said: list[str]) -> str | TaskFailed:
+def _exposed(run: runtime.Run, decided: str, done: str) -> str | TaskFailed | TaskError:
     """Show a decision to the world at once; it is written down already, should this be killed."""
-    for line in said:
+    for line in decided.splitlines():
         run.say("decided", line)
-    run.lock()
     trouble = False
-    for name, line in Exposure(run).all():
-        trouble |= isinstance(line, TaskFailed)
-        run.say(name, line.message if isinstance(line, TaskFailed) else line)
-    return TaskFailed("not everywhere; the next publish tries again") if trouble else "exposed"
+    try:
+        run.lock()
+        for name, line in Exposure(run).all():
+            trouble |= isinstance(line, TaskFailed)
+            run.say(name, line.message if isinstance(line, TaskFailed) else line)
+    except PublishError as error:
+        shown = latest_name(run.layout) or "nothing"
+        return TaskError(
+            f"{error}\n  decided, and not done: latest shows {shown}; doit publish goes on with it"
+        )
+    shown = latest_name(run.layout)
+    failed = f"not everywhere (latest shows {shown}); the next publish tries again"
+    return TaskFailed(failed) if trouble else f"{done}; latest shows {shown}"

@@ -6,14 +6,16 @@ what names it.
 
 from collections.abc import Callable, Container, Iterable
 from collections.abc import Set as AbstractSet
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tasks import files, lxcindex, streams, tree
+from tasks.audit import audit
 from tasks.catalogue import Catalogue, catalogue, duplicates
 from tasks.decisions import Decisions
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.ledgers import adopt
 from tasks.policy import matches
 from tasks.proof import Fault, prove_tree
 from tasks.settings import Lxc, Rule, Settings, Share
@@ -26,29 +28,51 @@ SHOWN = 10  # faults named before the rest is only counted
 
 def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink: bool) -> str:
     """Gather what is to be listed; raises TreeError when too much of what is exposed would vanish."""
-    ledgers = list(load_all(layout.state / "ledger", Ledger))
-    placed = [image for ledger in ledgers for image in ledger.images]
-    refused = {image.path for image in placed if word.refuses(image)}
+    ledgers = {ledger.product: ledger for ledger in load_all(layout.state / "ledger", Ledger)}
+    shown = {Product.parse(key.replace(":", "/")) for key in tree.listed_products(layout.latest)}
+    for product in sorted(shown - ledgers.keys()):  # its record is lost, and not what it is of
+        ledgers[product] = adopt(product, layout)
+    placed = [image for _, ledger in sorted(ledgers.items()) for image in ledger.images]
     if pin := word.pinned():
-        new = _pinned(layout, pin.snapshot, word)
+        new, notes = _pinned(layout, pin.snapshot, word)
     else:
-        new = catalogue((word.listed(ledger.images) for ledger in ledgers), settings.site.keep, refused)
+        refused = {image.path for image in placed if word.refuses(image)}
+        new = catalogue((word.listed(one.images) for one in ledgers.values()), settings.site.keep, refused)
+        notes = _emptied(placed, new)
         if not allow_shrink:  # what the operator took out himself is no loss
-            _refuse_shrink(layout, {image.product.key for image in placed}, settings.site.max_shrink)
+            out = {product.key for product in shown if _is_out(product, ledgers[product], word)}
+            left = {image.product.key for image in new.images} | out
+            _refuse_shrink(layout, left, settings.site.max_shrink)
     save(layout.catalogue, new)
     products = {image.product for image in new.images}
     said = f"{counted(len(products), 'product')}, {counted(len(new.images), 'image')}"
-    return said + (f", as in {new.pinned}" if pin else "")
+    return said + (f", as in {new.pinned}" if pin else "") + "".join(notes)
 
 
-def _pinned(layout: Layout, name: str, word: Decisions) -> Catalogue:
-    """What a snapshot listed, with all of its files in the tree again: those pruned since lie in it."""
+def _is_out(product: Product, ledger: Ledger, word: Decisions) -> bool:
+    """Whether the operator took out whatever there is of a product."""
+    return bool(word.ending(product) or (ledger.images and all(map(word.refuses, ledger.images))))
+
+
+def _emptied(placed: Iterable[Image], new: Catalogue) -> list[str]:
+    """Products that a hold at an image that is gone leaves without any."""
+    listed = {image.product for image in new.images}
+    held = {one.product.name for one in placed if one.product not in listed and one.path not in new.refused}
+    return [f"; nothing of {name} is listed: it is held at an image that is gone" for name in sorted(held)]
+
+
+def _pinned(layout: Layout, name: str, word: Decisions) -> tuple[Catalogue, list[str]]:
+    """What a snapshot listed, with all of its files in the tree again: those pruned since lie in it.
+
+    What was refused since is left out, and what is damaged, with a note.
+    """
     shown = layout.snapshots / name / "public"
     if not shown.is_dir():
         raise TreeError(f"the snapshot {name} is pinned and gone; doit rollback --release, or another one")
-    listed = list(tree.listed_images(shown))
-    images = tuple(image for image in listed if not word.refuses(image))
-    refused = {image.path for image in listed if word.refuses(image)}
+    listed = {image.path: image for image in tree.listed_images(shown)}
+    refused = {image.path for image in listed.values() if word.refuses(image)}
+    damaged = {path for path in tree.listed_paths(shown) - refused if _is_damaged(layout, shown, path)}
+    images = tuple(image for path, image in listed.items() if path not in refused | damaged)
     for image in images:
         if not layout.image(image).exists():
             again = layout.staging / f"{image.product.key}:again"
@@ -59,7 +83,13 @@ def _pinned(layout: Layout, name: str, word: Decisions) -> Catalogue:
         ledger = load(layout.ledger(image.product), Ledger) or Ledger(image.product)
         if image.serial not in {one.serial for one in ledger.images}:
             save(layout.ledger(image.product), ledger.with_image(image))
-    return Catalogue(images, tuple(sorted(refused)), name)
+    notes = [f"; {path} is damaged there and left out" for path in sorted(damaged)]
+    return Catalogue(images, tuple(sorted(refused | damaged)), name), notes
+
+
+def _is_damaged(layout: Layout, shown: Path, path: str) -> bool:
+    """Whether an image that has to come back from a snapshot is not whole; what lies in the tree is known."""
+    return not (layout.public / path).exists() and bool(audit(shown, path).damage)
 
 
 def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> None:
@@ -214,11 +244,21 @@ def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
 
 def unsigned(layout: Layout, present: Container[str], held: Quarantine) -> list[Fault]:
     """Published files without their signature."""
-    found = []
+    found = [
+        Fault("", f"{path.relative_to(layout.public)} does not exist")
+        for path in tree.stream_files(layout.public)
+        if not path.exists()
+    ]
+    found += [
+        Fault("", f"{STREAMS_TWIN / name} is not the same as {STREAMS / name}")
+        for name in (streams.INDEX, streams.IMAGES)
+        if files.read(layout.public / STREAMS / name) != files.read(layout.public / STREAMS_TWIN / name)
+    ]
     for top, suffix in ((STREAMS, ".gpg"), (STREAMS_TWIN, ".gpg"), (LXC, ".asc")):
         for path in (layout.public / top).iterdir():
             plain = path.suffix == ".json" if suffix == ".gpg" else path.suffix != ".asc"
-            if plain and not path.with_name(path.name + suffix).exists():
+            ours = path.name.startswith(files.TEMPORARY)
+            if plain and not ours and not path.with_name(path.name + suffix).exists():
                 found.append(Fault("", f"{top / path.name} has no signature"))
     for image in _listing(layout).images:
         where = image.path

@@ -70,6 +70,11 @@ class Layout:
         return self.root / "decisions.toml"
 
     @property
+    def decisions_copy(self) -> Path:
+        """What the last run read there."""
+        return self.state / "decisions.toml"
+
+    @property
     def quarantine(self) -> Path:
         """What the proof keeps out of the indexes."""
         return self.state / "quarantine.json"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from tasks.catalogue import Catalogue
+from tasks import tree
 from tasks.errors import ProgramFailed, TreeError
 from tasks.layout import INDEX_TREES, SITE_ID, Layout
 from tasks.programs import run
@@ -67,7 +67,7 @@ def push(  # noqa: PLR0913 - what, where, by whose leave, and when
         _refuse_foreign(mirror, source, known, adopt=adopt)
         for phase in phases():
             run(command(phase, source, mirror.url), timeout=TIMEOUT, keep=keep)
-        known = _switched(known, name, mirror.url, layout, now)
+        known = _switched(known, name, mirror.url, tree.listed_paths(source), now)
         save(layout.mirrored(mirror.name), known)
         lapsing = _protected(known.lapsing, grace, gone, now)
         with tempfile.NamedTemporaryFile("w", suffix=".filter") as filters:
@@ -77,7 +77,8 @@ def push(  # noqa: PLR0913 - what, where, by whose leave, and when
     except (ProgramFailed, OSError) as error:
         save(layout.mirrored(mirror.name), replace(known, failed=str(error)))
         return f"failed: {error}"
-    save(layout.mirrored(mirror.name), replace(known, lapsing=lapsing, gone=tuple(sorted(gone))))
+    absent = tuple(sorted(path for path in gone if not (source / path).exists()))
+    save(layout.mirrored(mirror.name), replace(known, lapsing=lapsing, gone=absent))
     return f"{name} is at {mirror.url}"
 
 
@@ -156,9 +157,8 @@ def _is_empty(url: str) -> bool:
     return all(line.endswith(b" .") for line in listed.splitlines())
 
 
-def _switched(known: Mirrored, name: str, url: str, layout: Layout, now: datetime) -> Mirrored:
+def _switched(known: Mirrored, name: str, url: str, listed: AbstractSet[str], now: datetime) -> Mirrored:
     """The mirror's record after its indexes changed: what they name no more begins to lapse."""
-    listed = {image.path for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
     gone = {*known.listed, *known.lapsing} - listed if known.url == url else set[str]()
     stamp = int(now.timestamp())
     lapsing = {path: known.lapsing.get(path, stamp) for path in sorted(gone)}

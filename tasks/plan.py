@@ -160,11 +160,12 @@ def choose(
 
     From a build that was refused since, an older one is a step on too.
     """
-    refused = {one.number: word.refusal(offer.job, offer.configuration, one.number) for one in offer.builds}
+    here = offer.product, offer.job, offer.configuration
+    refused = {one.number: word.refusal(*here, one.number) for one in offer.builds}
     good = (one for one in offer.builds if gate is None or gate.allow(offer, one.number))
     newest = offer.builds[0] if offer.builds else None
     best = next((one for one in good if not refused[one.number]), None)
-    if wish and word.refusal(wish.job, wish.configuration, wish.number):
+    if wish and word.refusal(offer.product, wish.job, wish.configuration, wish.number):
         wish = None
     held = ""
     if newest and newest is not best and (wish is None or moves(wish, offer, newest)):

@@ -1,7 +1,7 @@
 """Take what was withdrawn at once out of the tree and of every snapshot (acts).
 
-The one change that is ever made to a snapshot: its indexes first, then the files they named. The
-newest snapshot, which lists it no more, comes before; mirrors follow.
+A snapshot never changes; one that has a withdrawn image gives way to a copy of it, which shares all
+files but that image and the indexes that named it, by one exchange of names. Mirrors follow.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -10,6 +10,7 @@ from tasks import files, tree
 from tasks.layout import Layout
 from tasks.sign import Signer
 from tasks.state import Ledger, load_all, save, snapshots
+from tasks.words import counted
 
 
 def due(layout: Layout, gone: Collection[str]) -> Iterator[str]:
@@ -22,17 +23,36 @@ def due(layout: Layout, gone: Collection[str]) -> Iterator[str]:
 
 
 def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer]) -> str:
-    """Remove these images, named by their directories, wherever they lie."""
-    found = list(due(layout, gone))
-    for where in found:
-        directory = layout.root / where
-        public = next(parent for parent in directory.parents if parent.name == "public")
-        if public != layout.public:
-            tree.strip(public, gone, signer())
-        files.remove(directory, layout.staging)
-        files.remove_empty(directory.parent, public)
+    """Remove these images, named by their directories, wherever they lie; the ledgers first."""
     for ledger in load_all(layout.state / "ledger", Ledger) if gone else ():
         stay = tuple(image for image in ledger.images if image.path not in gone)
         if stay != ledger.images:
             save(layout.ledger(ledger.product), Ledger(ledger.product, stay))
-    return f"{', '.join(found)} removed" if found else "nothing is left of what was withdrawn"
+    for path in sorted(gone):
+        if (layout.public / path).exists():
+            files.remove(layout.public / path, layout.staging)
+            files.remove_empty((layout.public / path).parent, layout.public)
+    names = [
+        name
+        for name in reversed(snapshots(layout))
+        if any((layout.snapshots / name / "public" / path).exists() for path in gone)
+    ]
+    for name in names:
+        _replace(layout, name, gone, signer)
+    return f"out of the tree and of {counted(len(names), 'snapshot')}"
+
+
+def _replace(layout: Layout, name: str, gone: Collection[str], signer: Callable[[], Signer]) -> None:
+    """Let a snapshot without these images take the place of one."""
+    old, new = layout.snapshots / name, layout.snapshots / f"{files.TEMPORARY}{name}"
+    files.sweep(layout.snapshots, layout.staging)
+    files.link_tree(old / "public", new / "public")
+    for path in sorted(gone):
+        if (new / "public" / path).exists():
+            files.remove(new / "public" / path, layout.staging)
+            files.remove_empty((new / "public" / path).parent, new / "public")
+    tree.strip(new / "public", gone, signer())
+    with files.disk("show"):
+        new.chmod(0o755)
+    files.exchange(new, old)
+    files.remove(new, layout.staging)

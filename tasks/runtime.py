@@ -1,6 +1,6 @@
 """The glue to doit: one run's settings, lock, signals, reporter and exit codes.
 
-Only dodo.py, commands.py and this module know doit. The lock is the kernel's (flock): it goes with
+Only dodo.py and the modules of this sort know doit. The lock is the kernel's (flock): it goes with
 the process, and rsync inherits it, so that an orphan keeps the next run waiting.
 """
 
@@ -33,7 +33,7 @@ from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
-from tasks.state import Failure, Ledger, Offers, decisions, load, load_all, save
+from tasks.state import PRIVATE, Failure, Ledger, Offers, decisions, load, load_all, save
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -223,6 +223,8 @@ class Run:
         counters = self.layout.state / "polls.json"
         seen = (load(counters, Polls) or Polls()).begun
         self.lock()
+        if (said := files.read(self.layout.decisions)) is not None:
+            files.write_changed(self.layout.decisions_copy, said, PRIVATE)
         files.sweep(self.layout.snapshots, self.layout.staging)
         files.clear(self.layout.staging)
         known = load(counters, Polls) or Polls()

@@ -186,10 +186,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mirror: tuple[Mirror, ...] = ()
 
 
-def record(kind: type[Record], path: Path) -> Record:
-    """Read another TOML file into a record as strictly; raises SettingsError with every fault."""
+def record(kind: type[Record], text: str, path: Path) -> Record:
+    """Read the TOML text of another file into a record as strictly; raises SettingsError with every fault."""
     reader = _Reader(path.name, path.parent)
-    found = reader.record(kind, _table(path), "")
+    found = reader.record(kind, _table(text, path), "")
     if found is None:
         raise SettingsError(reader.faults)
     return found
@@ -200,7 +200,7 @@ def read(path: Path, clone: Path) -> Settings:
 
     ``clone`` is the checkout of imagepress: no key may lie inside, where git would pick it up.
     """
-    table = _table(path)
+    table = _table(text_of(path), path)
     reader = _Reader(path.name, path.absolute().parent)
     settings = reader.record(Settings, table, "")
     if settings is not None:
@@ -210,12 +210,20 @@ def read(path: Path, clone: Path) -> Settings:
     return settings
 
 
-def _table(path: Path) -> dict[str, object]:
+def _table(text: str, path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
+        raise SettingsError([f"{path.name}: {error}"]) from error
+
+
+def text_of(path: Path) -> str:
+    """The text of a TOML file; raises SettingsError."""
+    try:
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
+    except UnicodeDecodeError as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from tasks import files, settings
 from tasks.decisions import Decisions
-from tasks.errors import TreeError
+from tasks.errors import SettingsError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import Layout
 from tasks.plan import Asked, Wish
@@ -122,9 +122,18 @@ def load_all(directory: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def decisions(layout: Layout) -> Decisions:
-    """The operator's word, none where the file is missing; raises SettingsError when it cannot be read."""
-    path = layout.decisions
-    return settings.record(Decisions, path) if path.exists() else Decisions()
+    """The operator's word, none where nothing was ever decided; raises SettingsError.
+
+    A file that is gone takes nothing back: its copy in the state directory tells.
+    """
+    path, copy = layout.decisions, layout.decisions_copy
+    if path.exists() or path.is_symlink():
+        return settings.record(Decisions, settings.text_of(path), path)
+    if (text := files.read(copy)) and settings.record(Decisions, text.decode(), copy) != Decisions():
+        raise SettingsError(
+            [f"{path} is gone, and with it what was decided: copy {copy} there, or remove that too"]
+        )
+    return Decisions()
 
 
 def listing(directory: Path) -> list[Path]:

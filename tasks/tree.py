@@ -4,9 +4,11 @@ A tree is a directory with ``images``, ``streams`` and ``meta`` below: the site'
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from tasks import files, lxcindex, streams
+from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN
 from tasks.settings import Lxc
@@ -65,10 +67,14 @@ def listed_paths(public: Path) -> set[str]:
 
 
 def listed_images(public: Path) -> Iterator[Image]:
-    """The images that a tree lists, read from their own ``source.json``, in order of their paths."""
+    """The images that a tree lists, read from their own ``source.json``, in order of their paths.
+
+    One whose record is damaged or gone is left out.
+    """
     for path in sorted(listed_paths(public)):
-        if image := load(public / path / SOURCE, Image):
-            yield image
+        with suppress(TreeError):
+            if image := load(public / path / SOURCE, Image):
+                yield image
 
 
 def put_streams(public: Path, document: Mapping[str, Json], by: Signer) -> bool:
@@ -119,7 +125,8 @@ def copy_indexes(source: Path, target: Path, top: PurePosixPath) -> bool:
 
     A signature comes after what it signs, as everywhere.
     """
-    wanted = {path.relative_to(source) for path in (source / top).rglob("*") if path.is_file()}
+    found = (path for path in (source / top).rglob("*") if not path.name.startswith(files.TEMPORARY))
+    wanted = {path.relative_to(source) for path in found if path.is_file()}
     stale = [path for path in (target / top).rglob("*") if path.is_file()]
     changed = False
     for path in stale:

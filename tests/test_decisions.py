@@ -43,17 +43,17 @@ def test_a_block_covers_its_configuration_or_all_of_them() -> None:
     one = Decisions(block=(Block(build=BuildName("image-a", CONFIGURATION, 3), **SAID),))
     every = Decisions(block=(Block(build=BuildName("image-a", "", 3), **SAID),))
     assert (
-        one.refusal("image-a", CONFIGURATION, 3)
+        one.refusal(P, "image-a", CONFIGURATION, 3)
         == "blocked by me@here, 2026-11-21 08:30 UTC: no reason given"
     )
-    assert every.refusal("image-a", CONFIGURATION, 3)
-    assert every.refusal("image-a", "other=1", 3)
+    assert every.refusal(P, "image-a", CONFIGURATION, 3)
+    assert every.refusal(P, "image-a", "other=1", 3)
     for word, job, configuration, number in (
         (one, "image-a", "other=1", 3),
         (one, "image-a", CONFIGURATION, 4),
         (every, "image-b", CONFIGURATION, 3),
     ):
-        assert not word.refusal(job, configuration, number)
+        assert not word.refusal(P, job, configuration, number)
 
 
 def test_a_hold_lists_nothing_newer_and_the_last_one_counts() -> None:
@@ -72,6 +72,7 @@ def test_a_withdrawn_image_is_refused_by_its_place_and_by_its_build() -> None:
     assert decisions.refuses(image(NEW, 7)), "a later build of equal bytes"
     assert decisions.refuses(image(OLD, 2))
     assert not decisions.refuses(image(OLD, 1))
+    assert not decisions.refuses(image(NEW, 2, Product("b", "1", "amd64", "default"))), "of the same build"
     assert decisions.withdrawn() == {f"images/a/1/amd64/default/{NEW}"}
     assert decisions.withdrawn(at_once=True) == set()
 
@@ -85,7 +86,7 @@ def test_what_names_a_directory_is_a_serial(serial: str) -> None:
 
 
 def test_a_pin_stands_until_all_that_it_undid_is_refused() -> None:
-    pin = Pin(snapshot="20261121-0830.0", undone=("image-a #1", "image-a #2"), **SAID)
+    pin = Pin(snapshot="20261121-0830.0", undone=(f"{P.name} image-a #1", f"{P.name} image-a #2"), **SAID)
     one, two = (Block(build=BuildName("image-a", "", number), **SAID) for number in (1, 2))
     assert Decisions(pin=(pin,)).pinned() == pin
     assert Decisions(pin=(pin,), block=(one,)).pinned() == pin
@@ -117,3 +118,16 @@ def test_a_reason_is_one_line_whatever_stands_in_the_file() -> None:
     assert Decisions(hold=(word,)).lines() == [
         f"held: a/1/amd64/default: kept at {OLD} by me@here, 2026-11-21 08:30 UTC: a b"
     ]
+
+
+@pytest.mark.parametrize("name", ["../site", "../latest/..", "", "20261121-0830", "20261121-0830.0/x"])
+def test_what_is_pinned_is_the_name_of_a_snapshot(name: str) -> None:
+    with pytest.raises(ValueError, match="is no snapshot"):
+        Pin(snapshot=name, **SAID)
+
+
+def test_nothing_of_a_file_reaches_the_terminal_unseen() -> None:
+    word = Hold(product=P, serial=OLD, who="a\x1b[2Jb", when="2026\n", why="c" * 1000)
+    (line,) = Decisions(hold=(word,)).lines()
+    assert line.isprintable()
+    assert len(line) < 500

@@ -174,7 +174,7 @@ def test_withdrawn_at_once_it_is_nowhere(three: Site) -> None:
     assert len(places(three, A, new)) > 2
     before = three.latest.resolve()
     out = said(three, "withdraw", "--now", "--why=a secret inside", f"{A}/{new}")
-    assert out.splitlines()[-1].split() == ["withdraw", "exposed"]
+    assert out.splitlines()[-1].startswith("withdraw    nothing is left of it; latest shows 20")
     assert places(three, A, new) == []
     assert mentions(three, A, new) == []
     assert serials(three, A) == [old] == serials(three, A, three.mirror)
@@ -193,7 +193,7 @@ def test_withdrawn_at_once_says_where_it_failed_and_goes_on_later(three: Site) -
     three.configure()
     out = said(three, "withdraw", "--now", f"{A}/{new}", code=1)
     assert re.search(r"mirror:gone +failed: rsync ended with code \d+", out)
-    assert "not everywhere; the next publish tries again" in out
+    assert re.search(r"not everywhere \(latest shows 20.*\); the next publish tries again", out)
     assert places(three, A, new) == []
     three.publish(code=1)
 
@@ -361,13 +361,18 @@ def test_decisions_outlive_the_state_and_keep_the_comments_of_people(three: Site
         (["block", "--build=image-tiny"], "--build: 'image-tiny' is no build"),
         (["retire", "../../../etc"], "'..' cannot be part of a product's name"),
         (["retire", "tiny/1/amd64/other"], "tiny/1/amd64/other is not known; near are tiny/1/amd64/default"),
-        (["withdraw", A], "'tiny/1/amd64' is not os/release/arch/variant"),
+        (["withdraw", A], f"'{A}' is not os/release/arch/variant/serial"),
+        (["withdraw", "--now", "x"], "'x' is not os/release/arch/variant/serial"),
         (["withdraw", f"{A}/20200101_00:00"], f"there is no image {A}/20200101_00:00; there are 2026"),
         (["withdraw", "--now", f"{A}/../../.."], "is not os/release/arch/variant"),
-        (["rollback"], "doit rollback: name the snapshot; doit snapshots lists them"),
+        (["rollback"], "doit rollback: name one snapshot (doit snapshots lists them), or --release"),
         (["rollback", "20200101-0000.0"], "there is no snapshot 20200101-0000.0; there are 20"),
         (["rollback", "../../etc"], "there is no snapshot ../../etc"),
         (["rollback", "--release"], "nothing is pinned"),
+        (["rollback", "20200101-0000.0", "20200101-0000.1"], "doit rollback: name one snapshot"),
+        (["rollback", "--release", "20200101-0000.0"], "doit rollback: name one snapshot"),
+        (["hold", A, "tiny/9/amd64/default"], "tiny/9/amd64/default is not published"),
+        (["retire", A, "tiny/9/amd64/default"], "tiny/9/amd64/default is not known"),
     ],
 )
 def test_bad_input_changes_nothing(untouched: Site, command: list[str], line: str) -> None:
@@ -389,6 +394,10 @@ def test_bad_input_changes_nothing(untouched: Site, command: list[str], line: st
         (
             '[[withdraw]]\nwho="a"\nwhen="b"\nproduct="a/b/c/d"\nbuild="x #1"\nserial="../.."\n',
             "serial '../..' is not YYYYMMDD_HH:MM",
+        ),
+        (
+            '[[pin]]\nwho="a"\nwhen="b"\nsnapshot="../site"\n',
+            "decisions.toml: pin[1]: '../site' is no snapshot",
         ),
         ('[[block]]\nwho="a"\nwhen="b"\nbuild="x"\n', "decisions.toml: block[1].build: 'x' is no build"),
     ],
@@ -433,3 +442,166 @@ def test_the_serial_of_a_withdrawn_image_does_not_come_again(three: Site) -> Non
     three.doit(f"image:{A}")
     three.publish()
     assert serials(three, A) == [old, new]
+
+
+def test_of_a_pipelines_build_only_the_withdrawn_image_goes(site: Site) -> None:
+    """One build holds the images of several products."""
+    site.jenkins = 'path = "{arch}/{release}/{variant}/{file}"\n'
+    job = site.ci.pipeline("image-tiny")
+    for _ in range(2):
+        content = {
+            f"{p.split('/')[2]}/{p.split('/')[1]}/default/{n}": d for p in (A, B) for n, d in files(p).items()
+        }
+        job.build(files=content)
+        site.publish()
+    old, new = serials(site, A)
+    said(site, "withdraw", f"{A}/{new}")
+    site.publish()
+    assert serials(site, A) == [old]
+    assert len(serials(site, B)) == 2
+    said(site, "block", "--build=image-tiny #2")
+    site.publish()
+    assert len(serials(site, B)) == 1
+
+
+def test_a_second_rollback_forgets_nothing_of_the_first(three: Site) -> None:
+    build(three.ci, A, B, C)
+    three.publish()
+    third, second, first = snapshot_names(three)[:3]
+    said(three, "rollback", second)
+    said(three, "rollback", first)
+    said(three, "block", "--build=image-tiny #2")
+    assert "pinned: at" in three.publish().out, "of what it took back, #3 is not refused"
+    assert len(serials(three, A)) == 1
+    said(three, "block", "--build=image-tiny #3")
+    assert "pinned: at" not in three.publish().out, "now all that both took back is refused"
+    assert len(serials(three, A)) == 1
+    said(three, "rollback", first)
+    assert "pinned: at" in three.publish().out, (
+        "nothing is left to be taken back, so it stays until it is released"
+    )
+    assert third != second
+
+
+def test_a_list_of_a_hand_that_cannot_be_added_to_is_left_alone(untouched: Site) -> None:
+    path = untouched.root / "decisions.toml"
+    path.write_text("hold = []\n")
+    out = said(untouched, "hold", A, code=3)
+    assert "write its words as [[tables]]; nothing was changed" in out
+    assert path.read_text() == "hold = []\n"
+    path.unlink()
+
+
+def test_a_link_to_the_decisions_stays_one(untouched: Site, tmp_path: Path) -> None:
+    path, real = untouched.root / "decisions.toml", tmp_path / "real.toml"
+    real.write_text("# kept elsewhere\n")
+    path.symlink_to(real)
+    said(untouched, "hold", A)
+    assert path.is_symlink()
+    assert "[[hold]]" in real.read_text()
+    real.unlink()
+    assert "cannot be read" in said(untouched, "status", code=3)
+    path.unlink()
+    (untouched.root / "state/decisions.toml").unlink()
+
+
+def test_an_image_that_only_a_snapshot_has_cannot_be_held(three: Site) -> None:
+    old, new = serials(three, A)
+    three.lines = 'keep = 1\ngrace = "0s"\n'
+    three.configure()
+    for _ in range(2):
+        three.publish()
+    assert f"{A} has no image {old}; there are {new}" in said(three, "hold", f"--serial={old}", A, code=3)
+
+
+def test_a_hold_at_an_image_that_is_gone_is_said_and_counts_as_a_loss(three: Site) -> None:
+    old, _ = serials(three, A)
+    said(three, "hold", f"--serial={old}", A)
+    said(three, "withdraw", "--now", f"{A}/{old}", code=2)
+    out = three.publish(code=2).out
+    assert f"1 of 3 products would vanish ({A})" in out
+    three.publish("--allow-shrink")
+    assert serials(three, A) == []
+    said(three, "unhold", A)
+    assert f"nothing of {A} is listed" not in three.publish().out
+    assert len(serials(three, A)) == 1
+
+
+def test_one_foreign_mirror_keeps_no_other_from_losing_it(three: Site) -> None:
+    three.more = '[[mirror]]\nname = "away"\nurl = "away"\n' + three.more
+    three.configure()
+    three.publish()
+    (three.base / "away/site-id").write_text("another\n")
+    new = serials(three, A)[-1]
+    out = said(three, "withdraw", "--now", f"{A}/{new}", code=1)
+    assert "is another site's" in out
+    assert not [path for path in places(three, A, new) if "away" not in path.parts]
+    assert new not in serials(three, A, three.mirror)
+
+
+def test_without_state_it_is_withdrawn_all_the_same(three: Site) -> None:
+    import shutil
+
+    new = serials(three, A)[-1]
+    shutil.rmtree(three.root / "state")
+    (three.root / "state").mkdir(mode=0o700)
+    said(three, "withdraw", "--now", f"{A}/{new}")
+    assert places(three, A, new) == []
+    assert len(serials(three, A)) == 1
+    assert len(serials(three, B)) == 2
+
+
+def test_a_damaged_record_keeps_nothing_from_being_withdrawn(three: Site) -> None:
+    old, new = serials(three, A)
+    (source,) = three.root.glob(f"site/public/images/{A}/{new}/source.json")
+    source.write_bytes(b"x" + source.read_bytes()[1:])  # in every snapshot too
+    said(three, "withdraw", "--now", f"{A}/{new}")
+    assert places(three, A, new) == []
+    assert serials(three, A) == [old]
+    said(three, "rollback", snapshot_names(three)[-1])
+    assert serials(three, A) == [old]
+
+
+def test_what_is_damaged_does_not_come_back_with_an_earlier_snapshot(three: Site) -> None:
+    old, new = serials(three, A)
+    first = snapshot_names(three)[-1]
+    (root,) = three.root.glob(f"site/public/images/{A}/{old}/rootfs.squashfs")
+    data = bytearray(root.read_bytes())
+    data[-1] ^= 1
+    root.write_bytes(data)
+    assert old in said(three, "rebuild", code=1)
+    three.publish()
+    assert serials(three, A) == [new]
+    assert f"images/{A}/{old} is damaged there and left out" in said(three, "rollback", first)
+    assert serials(three, A) == []
+    assert len(serials(three, B)) == 1
+    assert "all is well" in (out := said(three, "verify")) or "fault" not in out
+
+
+def test_decisions_that_are_gone_take_nothing_back(three: Site) -> None:
+    said(three, "withdraw", f"{A}/{serials(three, A)[-1]}")
+    path = three.root / "decisions.toml"
+    text = path.read_text()
+    three.publish()
+    path.unlink()
+    for command in ("publish", "status", "hold"):
+        out = said(three, command, code=3)
+        assert (
+            f"{path} is gone, and with it what was decided: copy {three.root}/state/decisions.toml there"
+            in out
+        )
+    path.write_text((three.root / "state/decisions.toml").read_text())
+    assert path.read_text() == text
+    three.publish()
+
+
+def test_a_key_that_does_not_sign_is_said_before_anything_is_decided(three: Site) -> None:
+    before = three.tree()
+    three.config.write_text(three.config.read_text().replace("publisher.asc", "missing.asc"))
+    for command in (
+        ["withdraw", "--now", f"{A}/{serials(three, A)[-1]}"],
+        ["rollback", snapshot_names(three)[-1]],
+    ):
+        assert "cannot sign" in said(three, *command, code=3)
+    assert three.tree() == before
+    assert not (three.root / "decisions.toml").exists()

@@ -216,6 +216,9 @@ def test_the_hands_may_be_killed_too(
                 for path in site.base.rglob(newest)
                 if path.parent.parent.parent.name == "1" and "amd64" in path.parts
             ], where
+        for tree in (site.root / "snapshots").glob("*/public"):
+            (whole := Reader(site.key.public, tree)).look(tree)
+            assert not whole.faults, f"{where}\n{tree}: {whole.faults[:5]}"
         hit["decided" if said else "undecided"] += 1
         hit[expected] += 1
         shutil.rmtree(here)

@@ -186,6 +186,9 @@ def test_a_mirror_that_never_listed_it_gives_up_what_was_withdrawn_at_once(two: 
     mirror, layout = Mirror(name="eu1", url=str(two.mirror)), Layout(two.root)
     push(mirror, layout, HOUR, set(), [], adopt=False, now=NOW)
     assert is_current(mirror, layout, HOUR, set(), NOW)
+    listed = next(iter(two.latest.glob("images/*/*/*/*/*"))).relative_to(two.latest)
+    push(mirror, layout, HOUR, {str(listed)}, [], adopt=False, now=NOW)
+    assert not is_current(mirror, layout, HOUR, {str(listed)}, NOW), "it came from there just now"
     (two.mirror / "images/unlisted").mkdir()
     assert not is_current(mirror, layout, HOUR, {"images/unlisted"}, NOW)
     push(mirror, layout, HOUR, {"images/unlisted"}, [], adopt=False, now=NOW)

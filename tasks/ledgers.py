@@ -1,0 +1,36 @@
+"""The door to the ledgers: what each product has, in line with what lies in the tree."""
+
+from tasks.errors import TreeError
+from tasks.image import SOURCE, SUMS, Image, Product
+from tasks.layout import Layout
+from tasks.state import Ledger, load, save
+
+
+def adopt(product: Product, layout: Layout) -> Ledger:
+    """The product's ledger, brought in line with the tree: complete images join, damaged ones leave.
+
+    A run that was killed between placing an image and noting it, or a lost state directory, costs no
+    download: ``source.json`` says what an image is. Sizes are compared here, hashes by ``verify``.
+    """
+    ledger = load(layout.ledger(product), Ledger) or Ledger(product)
+    ledger = Ledger(product, tuple(image for image in ledger.images if _whole(image, layout)))
+    known = {image.serial for image in ledger.images}
+    for path in sorted(layout.public.joinpath(product.path).glob(f"*/{SUMS}")):
+        if path.parent.name in known or not path.with_name(f"{SUMS}.asc").exists():
+            continue
+        try:
+            image = load(path.with_name(SOURCE), Image)
+        except TreeError:
+            continue  # damaged, so it is no whole image
+        if image and image.product == product and image.serial == path.parent.name and _whole(image, layout):
+            ledger = ledger.with_image(image)
+    save(layout.ledger(product), ledger)
+    return ledger
+
+
+def _whole(image: Image, layout: Layout) -> bool:
+    directory = layout.image(image)
+    return all(
+        (path := directory / name).is_file() and path.stat().st_size == file.size
+        for name, file in image.files.items()
+    ) and all((directory / name).is_file() for name in (SUMS, f"{SUMS}.asc", SOURCE))
