@@ -73,10 +73,11 @@ def task_status() -> dict[str, object]:
 
     def act(json: bool, globs: list[str]) -> None:  # noqa: FBT001 - doit hands parameters by name
         run = runtime.current()
-        rows = report.status(run.layout, globs, run.decisions, run.now)
-        sys.stdout.write(
-            encode(rows).decode() if json else "\n".join(_pinned(run, report.table(rows))) + "\n"
-        )
+        known = report.status(run.layout, run.decisions, run.now)
+        rows = report.chosen(known, globs)
+        missed = report.unmatched(known, globs) if known else ["no product is known yet"]
+        lines = _pinned(run, [*report.table(rows), *missed])
+        sys.stdout.write(encode(rows).decode() if json else "\n".join(lines) + "\n")
         _tell_blind(run)
 
     return {

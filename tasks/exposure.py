@@ -109,7 +109,7 @@ class Exposure:
         yield from (f"withdrawn: {where}" for where in purge.due(layout, self._gone))
         for one in self._settings.mirror:
             if not self.is_mirrored(one):
-                yield f"behind: mirror {one.name}"
+                yield preview.behind(one, layout, self._settings.site.grace, self._gone, run.now)
 
     def all(self) -> Iterator[tuple[str, str | TaskFailed]]:
         """Every step now, each with the line it ends with."""

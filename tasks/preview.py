@@ -1,18 +1,21 @@
 """What ``publish`` would do, and why (acts: reads the state and what a poll found; changes nothing)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
 
 from tasks import tree
-from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
 from tasks.image import Product
 from tasks.layout import Layout
 from tasks.plan import UNTESTED, Wish
-from tasks.state import Failure, Ledger, Offers, load, load_all
+from tasks.report import exposed
+from tasks.settings import Mirror, Span
+from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
 from tasks.words import counted
 
 UP_TO_DATE = "up to date"
@@ -84,10 +87,26 @@ def known(layout: Layout) -> dict[Product, Ledger]:
 
 
 def delisted(layout: Layout, word: Decisions) -> Iterator[str]:
-    """What a decision takes out of the lists by the next publication."""
-    images = (load(layout.catalogue, Catalogue) or Catalogue(())).images
+    """What a decision takes out of the lists by the next publication; a hold does not, under a pin."""
+    images, pinned = tuple(exposed(layout)), word.pinned()
     stay = {image.path for image in word.listed(images)}
-    yield from (f"delisted: {image.path}" for image in images if image.path not in stay)
+    gone = (one for one in images if (word.refuses(one) if pinned else one.path not in stay))
+    yield from (f"delisted: {image.path}" for image in gone)
+
+
+def behind(mirror: Mirror, layout: Layout, grace: Span, gone: AbstractSet[str], now: datetime) -> str:
+    """What a mirror that is not current has; ``gone`` are directories of images that get no grace."""
+    known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
+    told = f"behind: mirror {mirror.name}"
+    if known.url != mirror.url or not known.snapshot:
+        return f"{told} has nothing yet"
+    failed = f", and failed: {known.failed}" if known.failed else ""
+    if failed or known.snapshot != latest_name(layout):
+        return f"{told} has {known.snapshot}{failed}"
+    until = now.timestamp() - grace.seconds
+    lapsed = {path for path, since in known.lapsing.items() if since <= until or path in gone}
+    due = lapsed | (gone - {*known.gone})
+    return f"{told} still has {counted(len(due), 'lapsed or withdrawn image')}"
 
 
 def table(rows: Sequence[Planned], globs: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -9,7 +9,7 @@ import msgspec
 from tasks import state, tree
 from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
-from tasks.image import Image, Product, serial_time
+from tasks.image import SOURCE, Image, Product, serial_time
 from tasks.layout import Layout
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
@@ -65,9 +65,6 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
     """The last lines of ``publish``."""
     offers = load(layout.offers, Offers) or Offers()
     kept = load(layout.quarantine, Quarantine) or Quarantine()
-    listed = (load(layout.catalogue, Catalogue) or Catalogue(())).images
-    images = [one for one in listed if one.path not in kept.images and one.product.key not in kept.products]
-    products = {image.product for image in images}
     name = latest_name(layout)
     lines = word.lines()
     lines += _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
@@ -78,13 +75,23 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
     if name:
         count = len(kept.products) + len(kept.images)
         apart = f" (and {count} in quarantine)" if count else ""
+        paths = tree.listed_paths(layout.latest)  # a proof or a signature may have failed since collect
+        products = {path.rpartition("/")[0] for path in paths}
         lines.append(
-            f"exposed: {counted(len(products), 'product')}, {counted(len(images), 'image')}{apart},"
+            f"exposed: {counted(len(products), 'product')}, {counted(len(paths), 'image')}{apart},"
             f" in {layout.latest} -> {name}"
         )
     else:
         lines.append("exposed: nothing yet")
     return lines
+
+
+def exposed(layout: Layout) -> Iterator[Image]:
+    """The images that ``latest`` lists, in order of their paths; of the catalogue as far as it has them."""
+    known = {image.path: image for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
+    for path in sorted(tree.listed_paths(layout.latest)):
+        if image := known.get(path) or load(layout.latest / path / SOURCE, Image):
+            yield image
 
 
 def _some(label: str, lines: Iterable[str]) -> list[str]:
@@ -106,20 +113,34 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""  # why the wished build is not published
 
 
-def status(layout: Layout, globs: Iterable[str], word: Decisions, now: datetime) -> list[Status]:
-    """Every product that is known, in order of its name; those that a glob matches, where there are any."""
+def status(layout: Layout, word: Decisions, now: datetime) -> list[Status]:
+    """Every product that is known, in order of its name."""
     offers = load(layout.offers, Offers) or Offers()
     failures = {one.product.name: one for one in load_all(layout.state / "failures", Failure)}
     listed: dict[str, list[Image]] = {}
-    catalogue = load(layout.catalogue, Catalogue)
-    for image in catalogue.images if catalogue else tree.listed_images(layout.latest):
+    for image in exposed(layout):
         listed.setdefault(image.product.name, []).append(image)
     names = {*listed, *failures, *offers.held, *offers.troubled, *offers.waiting}
-    wanted = list(globs) or ["*"]
+    names |= {path.stem.replace(":", "/") for path in state.listing(layout.state / "ledger")}
+    names |= {one.product.name for one in word.hold if not one.released}
+    names |= {one.product.name for one in word.retire if not one.released}
     return [
         _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word), now)
         for name in sorted(names)
-        if any(fnmatchcase(name, glob) for glob in wanted)
+    ]
+
+
+def chosen(rows: Sequence[Status], globs: Collection[str]) -> list[Status]:
+    """Those that a glob matches; without globs all."""
+    return [row for row in rows if not globs or any(fnmatchcase(row.product, glob) for glob in globs)]
+
+
+def unmatched(rows: Sequence[Status], globs: Iterable[str]) -> list[str]:
+    """A line for each glob that matches none of all rows."""
+    return [
+        f"no product matches {glob!r}; doit status shows all {len(rows)}"
+        for glob in globs
+        if not chosen(rows, [glob])
     ]
 
 
@@ -203,7 +224,7 @@ def table(rows: Sequence[Status]) -> list[str]:
     for row, one in zip(cells, rows, strict=True):
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         lines += [f"    {what}: {why}" for what, why in (("held", one.held), ("failed", one.failed)) if why]
-    return lines or ["no product is known yet"]
+    return lines
 
 
 def _age(hours: int) -> str:

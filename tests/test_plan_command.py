@@ -90,8 +90,46 @@ def test_it_knows_what_time_alone_brings(four: Site) -> None:
     out = four.doit("plan").out
     assert f"expired: {lapsing}, which no index has named for site.grace" in out
     assert len(re.findall(r"^expired: snapshot 20", out, re.MULTILINE)) == 1
-    assert "behind: mirror far" in out
+    assert "behind: mirror far has nothing yet\n" in out
     assert "behind: mirror near" not in out
+
+
+def test_it_says_what_a_mirror_has_that_is_behind(four: Site) -> None:
+    four.publish(code=1)
+    path = four.root / "state/mirrors/near.json"
+    there = json.loads(path.read_text())
+    (lapsing,) = there["lapsing"]
+    path.write_text(json.dumps({**there, "lapsing": {lapsing: 1}}))
+    assert "behind: mirror near still has 1 lapsed or withdrawn image\n" in four.doit("plan").out
+    path.write_text(json.dumps({**there, "failed": "no route"}))
+    out = four.doit("plan").out
+    assert f"behind: mirror near has {there['snapshot']}, and failed: no route\n" in out
+    path.write_text(json.dumps({**there, "snapshot": "20200101-0000.0"}))
+    assert "behind: mirror near has 20200101-0000.0\n" in four.doit("plan").out
+
+
+def test_while_a_snapshot_is_pinned_only_what_is_refused_is_delisted(four: Site) -> None:
+    four.publish(code=1)
+    first = four.doit("snapshots").out.splitlines()[-1].split()[0]
+    assert four.doit("hold", f"--serial={serial(four, A)}", A).code == 0
+    assert four.doit("rollback", first).code == 0
+    old = serial(four, A)
+    path = four.root / "decisions.toml"
+    before = path.read_text()
+    held = re.sub(r"(?m)^serial = .*$", 'serial = "20200101_00:00"', before)
+    assert held != before
+    path.write_text(held)
+    assert "delisted" not in four.doit("plan").out, "and publish does not delist it:"
+    four.publish(code=1)
+    assert serial(four, A) == old
+    assert four.doit("retire", B).code == 0
+    delisted = re.findall(r"^delisted: .*", four.doit("plan").out, re.MULTILINE)
+    assert delisted == [f"delisted: images/{B}/{serial(four, B)}"]
+
+
+def serial(site: Site, product: str) -> str:
+    """Of the newest image that is exposed."""
+    return max(site.products()[product.replace("/", ":")]["versions"])
 
 
 def test_without_jenkins_it_says_what_is_known(four: Site) -> None:
