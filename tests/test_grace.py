@@ -98,11 +98,11 @@ class World:
         elif choice == "withdraw" and self.random.random() < 0.3:
             product = self.random.choice(PRODUCTS)
             if len(listed := self.listed(product)) > 1:
-                decide.withdraw(self.layout, product, listed[-1], by, now=True)
+                decide.withdraw(self.layout, [(product, listed[-1])], by, now=True)
         elif choice == "hold" and self.listed(PRODUCTS[0]):
-            decide.hold(self.layout, PRODUCTS[0], "", by)
+            decide.hold(self.layout, PRODUCTS[:1], "", by)
         elif choice == "unhold" and decisions(self.layout).hold_of(PRODUCTS[0]):
-            decide.unhold(self.layout, PRODUCTS[0].name, by)
+            decide.unhold(self.layout, [PRODUCTS[0].name], by)
 
     def listed(self, product: Product) -> list[str]:
         paths = {path.rpartition("/")[0] for path in named(self.layout.latest)}
