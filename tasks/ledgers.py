@@ -1,5 +1,9 @@
-"""The door to the ledgers: what each product has, in line with what lies in the tree."""
+"""The door to the ledgers: what each product has, in line with the tree, and what of it is exposed."""
 
+from collections.abc import Iterator
+
+from tasks import tree
+from tasks.catalogue import Catalogue
 from tasks.errors import TreeError
 from tasks.image import SOURCE, SUMS, Image, Product
 from tasks.layout import Layout
@@ -34,3 +38,11 @@ def _whole(image: Image, layout: Layout) -> bool:
         (path := directory / name).is_file() and path.stat().st_size == file.size
         for name, file in image.files.items()
     ) and all((directory / name).is_file() for name in (SUMS, f"{SUMS}.asc", SOURCE))
+
+
+def exposed(layout: Layout) -> Iterator[Image]:
+    """The images that ``latest`` lists, in order of their paths; of the catalogue as far as it has them."""
+    known = {image.path: image for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
+    for path in sorted(tree.listed_paths(layout.latest)):
+        if image := known.get(path) or load(layout.latest / path / SOURCE, Image):
+            yield image

@@ -12,8 +12,8 @@ from tasks import tree
 from tasks.decisions import Decisions
 from tasks.image import Product
 from tasks.layout import Layout
+from tasks.ledgers import exposed
 from tasks.plan import UNTESTED, Wish
-from tasks.report import exposed
 from tasks.settings import Mirror, Span
 from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
 from tasks.words import counted

@@ -1,16 +1,16 @@
 """What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from tasks import state, tree
-from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
-from tasks.image import SOURCE, Image, Product, serial_time
+from tasks.image import Image, Product, serial_time
 from tasks.layout import Layout
+from tasks.ledgers import exposed
 from tasks.settings import Settings
 from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
 from tasks.words import counted
@@ -84,14 +84,6 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
     else:
         lines.append("exposed: nothing yet")
     return lines
-
-
-def exposed(layout: Layout) -> Iterator[Image]:
-    """The images that ``latest`` lists, in order of their paths; of the catalogue as far as it has them."""
-    known = {image.path: image for image in (load(layout.catalogue, Catalogue) or Catalogue(())).images}
-    for path in sorted(tree.listed_paths(layout.latest)):
-        if image := known.get(path) or load(layout.latest / path / SOURCE, Image):
-            yield image
 
 
 def _some(label: str, lines: Iterable[str]) -> list[str]:

@@ -92,7 +92,7 @@ class Run:
         Journal.read_only = not os.access(self.layout.state, os.W_OK)  # of no use but to read
         try:
             self.decisions  # noqa: B018 - what is wrong in it is said before anything is done
-        except SettingsError as error:
+        except PublishError as error:
             raise InvalidDodoFile(str(error)) from None
         _RUNS.append(self)
 

@@ -129,7 +129,8 @@ def decisions(layout: Layout) -> Decisions:
     path, copy = layout.decisions, layout.decisions_copy
     if path.exists() or path.is_symlink():
         return settings.record(Decisions, settings.text_of(path), path)
-    if (text := files.read(copy)) and settings.record(Decisions, text.decode(), copy) != Decisions():
+    text = files.read(copy) if files.status(copy) else None
+    if text and settings.record(Decisions, text.decode(), copy) != Decisions():
         raise SettingsError(
             [f"{path} is gone, and with it what was decided: copy {copy} there, or remove that too"]
         )
