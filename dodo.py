@@ -2,8 +2,9 @@
 
 poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and
 places one image; prune removes what has lapsed; collect decides what is listed; streams and lxc_index
-write what clients read; proof reads it as they do; snapshot freezes the tree and shows it;
-mirror:<name> hands it to rsync; publish is the whole of it.
+write what clients read; proof reads it as they do; snapshot freezes the tree and shows it; purge
+takes out of all snapshots what was withdrawn at once; mirror:<name> hands it to rsync; publish is the
+whole of it.
 """
 
 from collections.abc import Iterator

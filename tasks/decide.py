@@ -19,7 +19,7 @@ from tasks.errors import SettingsError, TreeError
 from tasks.image import SOURCE, Image, Product
 from tasks.layout import Layout
 from tasks.plan import Wish
-from tasks.state import Ledger, decisions, load, load_all, snapshots
+from tasks.state import PRIVATE, Ledger, decisions, load, load_all, snapshots
 from tasks.tree import listed_images, listed_paths
 
 SHOWN = 10  # names offered before the rest is left out
@@ -35,9 +35,9 @@ class By(msgspec.Struct, frozen=True, kw_only=True):
 
 def hold(layout: Layout, products: Sequence[Product], serial: str, by: By) -> str:
     """Keep products at a serial, each at its newest listed one unless another is named."""
-    words = []
+    words, shown = [], listed_paths(layout.latest)
     for product in products:
-        listed = sorted(path for path in listed_paths(layout.latest) if path.startswith(f"{product.path}/"))
+        listed = sorted(path for path in shown if path.startswith(f"{product.path}/"))
         if not listed:
             raise SettingsError([_unknown(layout, product, "is not published")])
         there = sorted(path.parent.name for path in layout.public.glob(f"{product.path}/*/{SOURCE}"))
@@ -198,7 +198,7 @@ def _book(layout: Layout) -> Iterator[_Book]:
                 [f"{path}: write its words as [[tables]]; nothing was changed ({error})"]
             ) from None
         files.write_changed(path.resolve(), book.text.encode())  # where a link leads, should it be one
-        files.write_changed(layout.decisions_copy, book.text.encode())
+        files.write_changed(layout.decisions_copy, book.text.encode(), PRIVATE)
     finally:
         os.close(handle)
 

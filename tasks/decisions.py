@@ -11,8 +11,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from tasks.image import Image, Product, parse_serial
-
-_SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")
+from tasks.layout import SNAPSHOT
 
 
 class BuildName(msgspec.Struct, frozen=True):
@@ -110,7 +109,7 @@ class Pin(Word, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises ValueError for what is no snapshot's name: a directory of this name will be read."""
-        if not _SNAPSHOT.fullmatch(self.snapshot):
+        if not SNAPSHOT.fullmatch(self.snapshot):
             raise ValueError(f"{self.snapshot!r} is no snapshot; doit snapshots lists them")
 
 

@@ -1,5 +1,6 @@
 """Where everything lies below a site's root (pure: it names paths and touches none)."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -8,6 +9,7 @@ from tasks.image import Image, Product
 STREAMS = PurePosixPath("streams/v1")
 STREAMS_TWIN = PurePosixPath("meta/simplestreams/v1")  # where images.linuxcontainers.org keeps them
 LXC = PurePosixPath("meta/1.0")
+SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")  # the minute in UTC, and a counter
 SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
 INDEX_TREES = ("meta", "streams")  # what names images, and so must come after them
 

@@ -3,7 +3,6 @@
 Each is a small JSON file that is replaced whole, and only when it changes.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +14,12 @@ from tasks import files, settings
 from tasks.decisions import Decisions
 from tasks.errors import SettingsError, TreeError
 from tasks.image import Image, Product
-from tasks.layout import Layout
+from tasks.layout import SNAPSHOT, Layout
 from tasks.plan import Asked, Wish
 from tasks.proof import Fault
 
 Record = TypeVar("Record")
 PRIVATE = 0o600
-_SNAPSHOT = re.compile(r"(\d{8}-\d{4})\.(\d+)")
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -162,7 +160,7 @@ def latest_name(layout: Layout) -> str:
 
 def snapshots(layout: Layout) -> list[str]:
     """All finished snapshots, oldest first."""
-    found = [path.name for path in layout.snapshots.glob("*") if _SNAPSHOT.fullmatch(path.name)]
+    found = [path.name for path in layout.snapshots.glob("*") if SNAPSHOT.fullmatch(path.name)]
     return sorted(found, key=snapshot_order)
 
 
