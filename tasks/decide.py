@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from tasks import files, settings
+from tasks import config, files
 from tasks.decisions import Block, BuildName, Decisions, Hold, Pin, Retire, Withdraw, Word
 from tasks.errors import SettingsError, TreeError
 from tasks.image import SOURCE, Image, Product
@@ -192,7 +192,7 @@ def _book(layout: Layout) -> Iterator[_Book]:
         book = _Book(decisions(layout), (files.read(path) or b"").decode())
         yield book
         try:
-            settings.record(Decisions, book.text, path)
+            config.record(Decisions, book.text, path)
         except SettingsError as error:  # an inline list of a hand: valid, and not to be added to
             raise SettingsError(
                 [f"{path}: write its words as [[tables]]; nothing was changed ({error})"]

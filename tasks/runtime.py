@@ -25,7 +25,7 @@ from doit.exceptions import (
 )
 from msgspec.structs import replace
 
-from tasks import demo, files, policy, report, settings
+from tasks import config, demo, files, policy, report
 from tasks.decisions import Decisions
 from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image, Product
@@ -33,6 +33,7 @@ from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
+from tasks.settings import Settings
 from tasks.state import PRIVATE, Failure, Ledger, Offers, decisions, load, load_all, save
 from tasks.words import counted
 
@@ -349,11 +350,11 @@ def current() -> Run:
     return _RUNS[-1]
 
 
-def _settings(clone: Path) -> tuple[settings.Settings, bool]:
+def _settings(clone: Path) -> tuple[Settings, bool]:
     """The configuration, and whether it is the demo's."""
     if named := os.environ.get("PUBLISH_CONFIG"):
-        return settings.read(Path(named), clone), False
-    path = clone / settings.CONFIG
+        return config.read(Path(named), clone), False
+    path = clone / config.CONFIG
     if path.exists():
-        return settings.read(path, clone), False
+        return config.read(path, clone), False
     return demo.settings(clone), True

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tasks import files, settings
+from tasks import config, files
 from tasks.decisions import Decisions
 from tasks.errors import SettingsError, TreeError
 from tasks.image import Image, Product
@@ -126,9 +126,9 @@ def decisions(layout: Layout) -> Decisions:
     """
     path, copy = layout.decisions, layout.decisions_copy
     if path.exists() or path.is_symlink():
-        return settings.record(Decisions, settings.text_of(path), path)
+        return config.record(Decisions, config.text_of(path), path)
     text = files.read(copy) if files.status(copy) else None
-    if text and settings.record(Decisions, text.decode(), copy) != Decisions():
+    if text and config.record(Decisions, text.decode(), copy) != Decisions():
         raise SettingsError(
             [f"{path} is gone, and with it what was decided: copy {copy} there, or remove that too"]
         )

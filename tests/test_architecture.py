@@ -38,7 +38,19 @@ VERBS = {
     "verify",
     "rebuild",
 }
-DOORS = {"threads", "files", "programs", "sign", "state", "settings", "layout", "ledgers", "tree", "audit"}
+DOORS = {
+    "threads",
+    "files",
+    "programs",
+    "sign",
+    "state",
+    "config",
+    "settings",
+    "layout",
+    "ledgers",
+    "tree",
+    "audit",
+}
 GLUE = {"batches", "hands", "options", "runtime", "exposure", "reporter", "journal", "commands", "demo"}
 FAR_SIDE = {"poll", "fetch", "hook", "plan", "demo", "runtime"}  # who may import jenkins
 # What a noun must not import or call: the world.

@@ -6,9 +6,10 @@ import pytest
 from reference import TABLES_AS_RULES
 from sites import CHECKOUT
 
+from tasks.config import read
 from tasks.image import Product
 from tasks.policy import policy
-from tasks.settings import Rule, Settings, read
+from tasks.settings import Rule, Settings
 
 EXAMPLE = CHECKOUT / "jenkins/images.linuxcontainers.org.toml"
 VARIANTS = ["default", "cloud", "desktop-gnome", "desktop"]

@@ -9,8 +9,9 @@ from reference import TABLES_AS_RULES, Tables
 from test_streams import CATALOGUE, CONTAINER, EVERYTHING, LXC, VM, image, images_of, serial, write
 
 from tasks.catalogue import catalogue
+from tasks.config import read
 from tasks.lxcindex import indexes, names
-from tasks.settings import Rule, read
+from tasks.settings import Rule
 
 LEVELS = (1, 2, 3, 4)
 

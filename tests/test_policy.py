@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import TABLES_AS_RULES, Tables
 
+from tasks.config import read
 from tasks.image import Product
 from tasks.policy import Policy, digest, matches, policy
-from tasks.settings import Rule, read
+from tasks.settings import Rule
 
 NOBLE = Product.parse("ubuntu/noble/amd64/default")
 PRODUCTS = st.builds(

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tasks import settings
+from tasks import config, settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def test_the_example_configuration_is_accepted(tmp_path: Path) -> None:
     text = next(iter(re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)))
     path = tmp_path / "publish.toml"
     path.write_text(text)
-    read = settings.read(path, ROOT)
+    read = config.read(path, ROOT)
     assert len(read.rules) == len(tomllib.loads(text)["rules"])
 
 

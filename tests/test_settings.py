@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from reference import TABLES_AS_RULES, Tables
 
-from tasks import settings
+from tasks import config as configuration
 from tasks.errors import SettingsError
 from tasks.settings import (
     Axes,
@@ -111,7 +111,7 @@ class Config:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.clone.mkdir(exist_ok=True)
         path.write_text(text)
-        return settings.read(path, self.clone)
+        return configuration.read(path, self.clone)
 
     def faults(self, text: str) -> tuple[str, ...]:
         with pytest.raises(SettingsError) as caught:
@@ -303,7 +303,7 @@ def test_paths_are_relative_to_the_file_wherever_we_are(
 ) -> None:
     config.read(SITE + SIGNING, "a/b/site.toml")
     monkeypatch.chdir(config.base / "a")
-    found = settings.read(Path("b/site.toml"), config.clone)
+    found = configuration.read(Path("b/site.toml"), config.clone)
     assert found.site.root == config.base / "a/b/root"
     assert found.signing.key == str(config.base / "a/b/key.asc")
 
@@ -628,7 +628,7 @@ def test_what_is_no_toml(tmp_path: Path, data: bytes, fault: str) -> None:
     path = tmp_path / "site.toml"
     path.write_bytes(data)
     with pytest.raises(SettingsError) as caught:
-        settings.read(path, tmp_path)
+        configuration.read(path, tmp_path)
     assert caught.value.faults == (f"site.toml: {fault}",)
 
 
@@ -638,7 +638,7 @@ def test_what_is_no_toml(tmp_path: Path, data: bytes, fault: str) -> None:
 def test_what_is_no_file(tmp_path: Path, name: str, why: str) -> None:
     path = tmp_path / name
     with pytest.raises(SettingsError) as caught:
-        settings.read(path, tmp_path)
+        configuration.read(path, tmp_path)
     assert caught.value.faults == (f"{path}: cannot be read: {why}",)
 
 
@@ -661,7 +661,7 @@ PLACES = [
 def test_no_value_anywhere_is_a_traceback(place: tuple[type[msgspec.Struct], str], value: object) -> None:
     """A record comes out, or faults do, each of them one line."""
     record, field = place
-    reader = settings._Reader("publish.toml", Path("/etc"))
+    reader = configuration._Reader("publish.toml", Path("/etc"))
     found = reader.record(record, {field: value}, "")
     assert (found is None) == bool(reader.faults)
     assert all(re.fullmatch(r"publish\.toml: [^\n]+: [^\n]+", fault) for fault in reader.faults)
@@ -713,7 +713,7 @@ def test_a_clone_that_is_reached_through_a_link_is_the_same_clone(config: Config
     (config.base / "link").symlink_to(config.clone)
     (config.base / "etc/publish.toml").write_text(SITE + "[signing]\nkey = '../clone/key.asc'")
     with pytest.raises(SettingsError, match="is inside the clone"):
-        settings.read(config.base / "etc/publish.toml", config.base / "link")
+        configuration.read(config.base / "etc/publish.toml", config.base / "link")
 
 
 @pytest.mark.parametrize("key", ["../clone-2/key.asc", "key.asc", "../clone/../key.asc"])
@@ -891,7 +891,7 @@ def test_the_site_must_not_touch_a_checkout_behind_a_link(config: Config) -> Non
     (config.base / "link").symlink_to("clone")
     (config.base / "etc/publish.toml").write_text(f'[site]\nroot = "../clone"\n{SIGNING}')
     with pytest.raises(SettingsError, match="must lie apart"):
-        settings.read(config.base / "etc/publish.toml", config.base / "link")
+        configuration.read(config.base / "etc/publish.toml", config.base / "link")
 
 
 def test_a_path_at_home(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

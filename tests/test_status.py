@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sites import CHECKOUT, Site, build, files, matrix
 
+from tasks.config import read
 from tasks.decisions import Decisions
 from tasks.image import Product, serial_time
 from tasks.layout import Layout
 from tasks.report import Status, status, summary, table
-from tasks.settings import read
 from tasks.state import Ledger, save
 
 A, B, C, D = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default", "tiny/2/arm64/default"

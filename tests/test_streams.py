@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reference import TABLES_AS_RULES, Tables
 
 from tasks.catalogue import Catalogue, catalogue, duplicates, kept
+from tasks.config import read
 from tasks.image import (
     DISK,
     INCUS,
@@ -28,7 +29,7 @@ from tasks.image import (
     Product,
     Source,
 )
-from tasks.settings import Rule, read
+from tasks.settings import Rule
 from tasks.streams import IMAGES, INDEX, gzipped, images_json, index_json, items, text
 
 NAME, SERIAL = "tiny/1/amd64/default", "20260101_07:42"

@@ -1,0 +1,206 @@
+"""publish.toml read once into the records of ``settings``, every fault told in one line each."""
+
+import os
+import re
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+
+from tasks.errors import SettingsError
+from tasks.settings import Jenkins, Mirror, Settings, Signing, is_remote
+
+CONFIG = "publish.toml"
+FIELDS = ("os", "release", "arch", "variant", "file")  # of jenkins.path
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+def record(kind: type[Record], text: str, path: Path) -> Record:
+    """Read the TOML text of another file into a record as strictly; raises SettingsError with every fault."""
+    reader = _Reader(path.name, path.parent)
+    found = reader.record(kind, _table(text, path), "")
+    if found is None:
+        raise SettingsError(reader.faults)
+    return found
+
+
+def read(path: Path, clone: Path) -> Settings:
+    """Read and check the configuration; raises SettingsError with every fault that can be told.
+
+    ``clone`` is the checkout of imagepress: no key may lie inside, where git would pick it up.
+    """
+    table = _table(text_of(path), path)
+    reader = _Reader(path.name, path.absolute().parent)
+    settings = reader.record(Settings, table, "")
+    if settings is not None:
+        settings = reader.located(settings, clone)
+    if settings is None or reader.faults:
+        raise SettingsError(reader.faults)
+    return settings
+
+
+def _table(text: str, path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and endless brackets
+        raise SettingsError([f"{path.name}: {error}"]) from error
+
+
+def text_of(path: Path) -> str:
+    """The text of a TOML file; raises SettingsError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{path.name}: {error}"]) from error
+
+
+class _Reader:
+    """Turns tables into records and collects a line per fault on the way."""
+
+    def __init__(self, file: str, base: Path) -> None:
+        self.file, self.base, self.faults = file, base, list[str]()
+
+    def fault(self, where: str, what: str) -> None:
+        self.faults.append(f"{self.file}: {where}: {what}")
+
+    def record(self, cls: type[Record], table: object, where: str) -> Record | None:
+        """Build ``cls`` from a table, or None with the faults noted."""
+        if not isinstance(table, dict):
+            self.fault(where, "must be a table")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(cls)}
+        before = len(self.faults)
+        dot = f"{where}." if where else ""
+        for key in (key for key in table if key not in fields):
+            near = get_close_matches(key, fields, n=1)
+            shown = key if key.isprintable() else ascii(key)
+            self.fault(dot + shown, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
+        values = {}
+        for name, field in fields.items():
+            if name in table:
+                values[name] = self.value(field.type, table[name], dot + name)
+            elif field.required:
+                self.fault(dot + name, "is missing, and has no default")
+        try:
+            return cls(**values) if len(self.faults) == before else None
+        except ValueError as error:  # what only the whole record can tell
+            self.fault(where, str(error))
+            return None
+
+    def value(self, kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a type
+        """Convert one value, or one table, or a list of tables."""
+        options = [option for option in get_args(kind) if option is not type(None)]
+        if type(None) in get_args(kind) and len(options) == 1:
+            return None if options[0] is Path and value == "" else self.value(options[0], value, where)
+        if _is_record(kind):
+            return self.record(kind, value, where)
+        if get_origin(kind) is tuple and _is_record(options[0]) and isinstance(value, list):
+            rows = enumerate(value, start=1)
+            return tuple(self.record(options[0], row, f"{where}[{i}]") for i, row in rows)
+        try:
+            if get_origin(kind) is Literal and value not in options:
+                raise ValueError(f"{value!r} is not one of {', '.join(map(repr, options))}")  # noqa: TRY301
+            if hasattr(kind, "parse"):
+                return kind.parse(str(value))
+            return msgspec.convert(value, kind, dec_hook=self.path)
+        except (msgspec.ValidationError, ValueError) as error:
+            self.fault(where, _plain(str(error), kind, value))
+            return None
+
+    def path(self, _: type, value: object) -> Path:
+        """A path, the one type that msgspec does not know; relative to the file."""
+        if not isinstance(value, str):
+            raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+        if not value or "\0" in value:
+            raise ValueError("Must be a path")
+        try:
+            return self.base / Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError("Is at the home of nobody") from None
+
+    def place(self, where: str, text: str) -> Path:
+        """The path that a setting of two meanings turned out to be."""
+        try:
+            return self.path(Path, text)
+        except ValueError as error:
+            self.fault(where, _plain(str(error), Path, text))
+            return Path(os.devnull)
+
+    def located(self, settings: Settings, clone: Path) -> Settings:
+        """Check what only the whole can tell, and make the key and local mirrors absolute."""
+        names = [mirror.name for mirror in settings.mirror]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
+        root, home = settings.site.root.resolve(), clone.resolve()
+        if home.is_relative_to(root) or root.is_relative_to(home):
+            self.fault("site.root", f"{settings.site.root} and the checkout {clone} must lie apart")
+        if settings.jenkins:
+            self.check_jenkins(settings.jenkins)
+        for number, rule in enumerate(settings.rules, start=1):
+            if rule.match.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
+                self.fault(f"rules[{number}].match", "has more than os/release/arch/variant")
+            if "" in rule.match.split("/"):
+                self.fault(f"rules[{number}].match", f"{rule.match!r} has an empty part, so it fits nothing")
+        signing = settings.signing
+        if not signing.uses_gpg:
+            signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
+        elif not signing.is_fingerprint:
+            self.fault("signing.key", "the gpg back end needs a fingerprint of 16 or 40 hex digits")
+        mirrors = tuple(
+            mirror if is_remote(mirror.url) else self.local(mirror, settings.site.root, clone)
+            for mirror in settings.mirror
+        )
+        return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
+
+    def check_jenkins(self, jenkins: Jenkins) -> None:
+        """Check the two small languages of ``[jenkins]``."""
+        for pattern in jenkins.jobs:
+            if pattern.count("*") != 1:
+                self.fault("jenkins.jobs", f"{pattern!r} must have one '*', which stands for the os")
+            if set(pattern) & set("?[]/"):
+                self.fault(
+                    "jenkins.jobs", f"{pattern!r}: only '*' is special, and folders go to jenkins.folder"
+                )
+        if jenkins.path and not jenkins.path.endswith("{file}"):
+            self.fault("jenkins.path", 'must end in {file}, like "{arch}/{release}/{variant}/{file}"')
+        fields = re.findall(r"\{(.*?)\}", jenkins.path)
+        for field in dict.fromkeys(fields):
+            if field not in FIELDS or fields.count(field) > 1:
+                self.fault("jenkins.path", f"{{{field}}} is none of {', '.join(FIELDS)}, each once")
+
+    def local(self, mirror: Mirror, root: Path, clone: Path) -> Mirror:
+        """A mirror at a path, made absolute: a deletion there must reach nothing of ours."""
+        path = self.place(f"mirror {mirror.name!r}", mirror.url)
+        for name, taken in (("site.root", root), ("the checkout", clone)):
+            here, there = path.resolve(), taken.resolve()
+            if here.is_relative_to(there) or there.is_relative_to(here):
+                self.fault(f"mirror {mirror.name!r}", f"url: {path} and {name} {taken} must lie apart")
+        return msgspec.structs.replace(mirror, url=str(path))
+
+    def key(self, signing: Signing, clone: Path) -> Path:
+        """The key file, which git must not pick up."""
+        key = self.place("signing.key", signing.key)
+        if key.resolve().is_relative_to(clone.resolve()):
+            self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
+        return key
+
+
+def _is_record(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not hasattr(kind, "parse")
+
+
+def _plain(error: str, kind: Any, value: object) -> str:  # noqa: ANN401 - a type
+    """msgspec's sentence, without its marks, with the value where that helps."""  # noqa: D403
+    text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
+    if "Invalid enum value" in text:
+        text += f"; known are {', '.join(map(repr, get_args(get_args(kind)[0])))}"
+    if "matching regex" in text:
+        kinds = [kind, *get_args(kind)]
+        meta = next(one.__metadata__[0] for one in kinds if hasattr(one, "__metadata__"))
+        text = f"must be {meta.description}"
+    shown = isinstance(value, str | int) and repr(value) not in text
+    return f"{text[0].lower()}{text[1:]}" + (f" ({value!r})" if shown else "")
