@@ -9,12 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 from doit.exceptions import TaskFailed
+from msgspec.structs import replace
 
 from tasks import policy
+from tasks.catalogue import bases
 from tasks.errors import PublishError
 from tasks.exposure import Exposure
 from tasks.plan import Wish
 from tasks.runtime import Run
+from tasks.state import Ledger, load
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -54,8 +57,7 @@ class Batches:
 
     def _fetcher(self) -> "Fetcher":
         """The threads that download ahead; they start with the first call."""
-        from tasks.check import check  # noqa: PLC0415 - not needed when nothing is new
-        from tasks.fetch import Fetcher  # noqa: PLC0415 - as above
+        from tasks.fetch import Fetcher  # noqa: PLC0415 - not needed when nothing is new
 
         if self._downloads is None:
             run = self._run
@@ -64,13 +66,35 @@ class Batches:
             self._downloads = Fetcher(
                 client,
                 run.layout.staging,
-                lambda one, it: check(it.directory, it.files, one.product, it.serial, run.now),
+                self._finish,
                 threads=jenkins.downloads,
                 log=jenkins.log,
             )
             self._downloads.start(one for one in run.pending if self._is_coming(one))
             self._since = time.monotonic()
         return self._downloads
+
+    def _finish(self, wish: Wish, staged: "Staged") -> "Staged":
+        """Look into what arrived, and make its deltas from the images that are to stay listed beside it."""
+        from tasks.check import check  # noqa: PLC0415 - as above
+        from tasks.delta import deltas  # noqa: PLC0415 - as above
+
+        layout, settings = self._run.layout, self._run.settings
+        check(staged.directory, staged.files, wish.product, staged.serial, self._run.now)
+        ledger = load(layout.ledger(wish.product), Ledger) or Ledger(wish.product)
+        chosen = bases(
+            self._run.decisions.listed(ledger.images),
+            staged.serial,
+            settings.site.keep,
+            settings.deltas.bases,
+        )
+        made, notes = deltas(
+            staged.directory,
+            staged.files,
+            [(one, layout.image(one)) for one in chosen],
+            settings.deltas,
+        )
+        return replace(staged, files={**staged.files, **made}, notes=tuple(notes))
 
     def _is_coming(self, wish: Wish) -> bool:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""

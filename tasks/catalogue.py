@@ -27,6 +27,12 @@ def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
         missing -= image.kinds
 
 
+def bases(images: Iterable[Image], serial: str, keep: int, count: int) -> list[Image]:
+    """The newest images of a product that stay listed beside a new one: what its deltas begin from."""
+    older = sorted((one for one in images if one.serial < serial), key=lambda one: one.serial)
+    return older[-min(count, keep - 1) :][::-1] if min(count, keep - 1) else []
+
+
 def catalogue(products: Iterable[Iterable[Image]], keep: int, refused: Iterable[str] = ()) -> Catalogue:
     """The catalogue of all products."""
     images = [image for product in products for image in kept(product, keep)]

@@ -4,7 +4,7 @@ PublishError            one sentence: what, where, what to do; exit 2 unless sai
 ├── SettingsError       the configuration or the command line; exit 3
 ├── UpstreamError       Jenkins or the way to it; tried again by the next run; exit 1
 ├── ImageRejected       a build whose content is not publishable; not tried again; exit 1
-├── ProgramFailed       a program ended badly; the caller decides what that means
+├── ProgramFailed       a program ended badly, or is not there (ProgramMissing); the caller decides
 ├── SigningError        no signature, no publication
 ├── ProofError          a client could not read what would be exposed
 └── TreeError           our own disk: full, read-only, or not as we left it
@@ -41,6 +41,10 @@ class ProgramFailed(PublishError):  # noqa: N818 - reads as the sentence it make
         said = "; ".join(line.strip() for line in stderr.splitlines()[:3] if line.strip())
         ended = f"{argv[0]} {'ended with ' if str(code).startswith('code') else ''}{code}"
         super().__init__(ended + (f": {said[:400]}" if said else ""))
+
+
+class ProgramMissing(ProgramFailed):
+    """A program is not installed."""
 
 
 class SigningError(PublishError):

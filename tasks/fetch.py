@@ -2,16 +2,14 @@
 
 Every artifact is streamed once, and in that one pass its size, md5, sha256 and the combined
 fingerprints with each metadata file come out: memory does not depend on its size. A few threads work
-through the wishes in order; what looks into a build does so on the same thread.
+through the wishes in order; what looks into a build, or computes, does so on the same thread.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path, PurePosixPath
-from typing import Self
 
 import msgspec
 
@@ -20,6 +18,7 @@ from jenkins.client import Client
 from jenkins.errors import JenkinsError, NotFound
 from tasks import files
 from tasks.errors import ImageRejected, UpstreamError
+from tasks.hashed import LIMIT, Hashed
 from tasks.image import (
     DEFINITION,
     INCUS,
@@ -39,7 +38,6 @@ from tasks.threads import ahead
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
-LIMIT = 64 << 30  # bytes of any other file; a desktop's disk has 5 GiB
 LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
 
 
@@ -51,21 +49,26 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, File]
     fingerprints: Mapping[str, Mapping[str, str]]
     md5: Mapping[str, str]
+    notes: tuple[str, ...] = ()  # of what was made of it here
 
 
 class Fetcher:
-    """Downloads ahead of the tasks that wait for them; ``inspect`` raises ImageRejected for what it holds."""
+    """Downloads ahead of the tasks that wait for them.
+
+    ``finish`` does on the same thread what takes long: it raises ImageRejected for what a build holds,
+    and returns it with what was made of it.
+    """
 
     def __init__(
         self,
         client: Client,
         staging: Path,
-        inspect: Callable[[Wish, Staged], None],
+        finish: Callable[[Wish, Staged], Staged],
         *,
         threads: int,
         log: bool,
     ) -> None:
-        self._client, self._staging, self._inspect = client, staging, inspect
+        self._client, self._staging, self._finish = client, staging, finish
         self._threads, self._log = threads, log
         self._futures: dict[Wish, Future[Staged]] = {}
 
@@ -96,8 +99,7 @@ class Fetcher:
 
     def _fetch(self, wish: Wish) -> Staged:
         staged = fetch(self._client, wish, self._staging / wish.product.key, log=self._log)
-        self._inspect(wish, staged)
-        return staged
+        return self._finish(wish, staged)
 
 
 def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
@@ -228,49 +230,6 @@ class _Load:
             del self.files[LXD], self.md5[LXD]
             return
         self._seeds[name] = (self._directory / name).read_bytes()
-
-
-class Hashed:
-    """A file being written, with every hash of it; may be reset when a transfer starts again.
-
-    Raises ImageRejected with the byte after ``limit``, which ends the transfer, and TreeError when the
-    disk refuses.
-    """
-
-    def __init__(self, path: Path, seeds: Mapping[str, bytes], limit: int = LIMIT) -> None:
-        self._path, self._seeds, self._limit = path, seeds, limit
-        with files.disk("write"):
-            self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
-            os.fchmod(self._file.fileno(), 0o644)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.size, self.sha256, self.md5 = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        self.combined = {name: hashlib.sha256(seed) for name, seed in self._seeds.items()}
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        if self.size + len(chunk) > self._limit:
-            raise ImageRejected(f"{self._path.name} is larger than {self._limit >> 20} MiB")
-        with files.disk(f"write {self._path}"):
-            self._file.write(chunk)
-        self.size += len(chunk)
-        for digest in (self.sha256, self.md5, *self.combined.values()):
-            digest.update(chunk)
-
-    def reset(self) -> None:
-        """Start the file again."""
-        with files.disk(f"write {self._path}"):
-            self._file.seek(0)
-            self._file.truncate()
-        self._begin()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with files.disk(f"write {self._path}"):  # the last bytes
-            self._file.close()
 
 
 def _serial(client: Client, url: str, recorded: _Recorded) -> bytes:

@@ -6,7 +6,7 @@ template (lxc/lxc:templates/lxc-download.in), and the publisher of images.linuxc
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
@@ -28,12 +28,14 @@ SOURCE = "source.json"
 METADATA = (INCUS, LXD)
 ROOTS = (SQUASHFS, ROOT_TAR, DISK)
 STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, DEFINITION)
+DELTAS = {SQUASHFS: "vcdiff", DISK: "qcow2.vcdiff"}  # root -> how its deltas end: delta-<base>.vcdiff
 
 # A component of a product becomes a directory, a URL, a doit task and a field of the LXC index:
 # no separator of any of these, and no leading dot or dash.
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SERIAL = re.compile(r"[0-9]{8}_[0-9]{2}:[0-9]{2}")
+_DELTA = re.compile(rf"delta-({_SERIAL.pattern})\.((?:qcow2\.)?vcdiff)")
 _LONGEST = 240  # bytes of a key: with a suffix it is a file name, which ends at 255
 
 
@@ -126,6 +128,18 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         return kinds(self.files)
 
     @property
+    def content(self) -> dict[str, File]:
+        """What the build is: all but its log, and the deltas that were made of it here."""
+        return {name: file for name, file in self.files.items() if name != LOG and not parse_delta(name)}
+
+    @property
+    def deltas(self) -> Iterator[tuple[str, str, str]]:
+        """Its deltas: name, serial of the base, the root that it makes."""
+        for name in self.files:
+            if found := parse_delta(name):
+                yield name, *found
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files.values())
@@ -144,6 +158,18 @@ def kinds(names: Collection[str]) -> frozenset[Kind]:
         Kind.LXC: ROOT_TAR in names and META in names,
     }
     return frozenset(kind for kind, present in found.items() if present)
+
+
+def delta_name(base: str, root: str) -> str:
+    """The delta that makes this root of the one that the serial ``base`` has."""
+    return f"delta-{base}.{DELTAS[root]}"
+
+
+def parse_delta(name: str) -> tuple[str, str] | None:
+    """The serial of a delta's base, and the root that it makes; None for any other file."""
+    if not (found := _DELTA.fullmatch(name)):
+        return None
+    return found[1], next(root for root, end in DELTAS.items() if end == found[2])
 
 
 def parse_serial(text: str) -> str:

@@ -16,7 +16,7 @@ from tasks import files
 from tasks.audit import claims
 from tasks.errors import ImageRejected, UpstreamError
 from tasks.fetch import Staged
-from tasks.image import LOG, SOURCE, SUMS, File, Image, Source, sums
+from tasks.image import LOG, SOURCE, SUMS, File, Image, Source, parse_delta, sums
 from tasks.layout import STREAMS, Layout
 from tasks.ledgers import adopt
 from tasks.plan import Wish
@@ -84,7 +84,7 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
         raise ImageRejected(f"serial {image.serial} was withdrawn; to let it come again: {again}")
     if same := next((old for old in ledger.images if old.serial == image.serial), None):
         return _again(image, same, ledger, layout)
-    if twin := next((old for old in ledger.images if _content(old) == _content(image)), None):
+    if twin := next((old for old in ledger.images if old.content == image.content), None):
         if word.refuses(twin):
             raise ImageRejected(
                 f"serial {image.serial} has the content of {twin.serial}, which was taken back"
@@ -109,12 +109,13 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     save(layout.ledger(wish.product), ledger.with_image(image))
     what = ", ".join(sorted(image.kinds))
     files_ = f"{counted(len(image.files), 'file')}, {_human(image.size)}"
-    return Made(f"{image.serial} ({what}; {files_}) from {wish.build}", image)
+    said = "; ".join([what, files_, *staged.notes])
+    return Made(f"{image.serial} ({said}) from {wish.build}", image)
 
 
 def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
-    if _content(image) != _content(same):  # the first build's log stays
+    if image.content != same.content:  # the first build's log and deltas stay
         raise ImageRejected(
             f"serial {image.serial} is published with other bytes, from build #{same.source.number};"
             " an image never changes"
@@ -129,11 +130,6 @@ def _noted(same: Image, source: Source, ledger: Ledger, layout: Layout, said: st
     return Made(said)
 
 
-def _content(image: Image) -> dict[str, File]:
-    """All but the log. The same under two serials is one fingerprint listed twice, which nobody can copy."""
-    return {name: file for name, file in image.files.items() if name != LOG}
-
-
 def _refuse_other_bytes(image: Image, layout: Layout) -> None:
     """A serial whose image is damaged, or gone from the tree, may come again with the same bytes only.
 
@@ -141,7 +137,9 @@ def _refuse_other_bytes(image: Image, layout: Layout) -> None:
     """
     for path, sha256 in (*_exposed(image, layout), *_left(image, layout)):
         name = path.name
-        if name not in (LOG, SOURCE) and (name not in image.files or image.files[name].sha256 != sha256):
+        if name in (LOG, SOURCE) or parse_delta(name):
+            continue
+        if name not in image.files or image.files[name].sha256 != sha256:
             raise ImageRejected(
                 f"serial {image.serial} has another {name} than was published: see {path.parent};"
                 " an image never changes"

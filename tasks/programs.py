@@ -6,10 +6,14 @@ the next run waiting instead of writing beside it.
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tasks.errors import ProgramFailed
+from tasks.errors import ProgramFailed, ProgramMissing
+
+_PIECE = 1 << 18  # bytes
 
 
 def run(
@@ -33,9 +37,49 @@ def run(
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         )
     except FileNotFoundError as error:
-        raise ProgramFailed(words, "is not installed on this machine", "") from error
+        raise ProgramMissing(words, "is not installed on this machine", "") from error
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
     if done.returncode:
         raise ProgramFailed(words, f"code {done.returncode}", done.stderr.decode(errors="replace"))
     return done.stdout
+
+
+def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout: float) -> None:
+    """Run a program and give its standard output to ``sink``, piece by piece; raises ProgramFailed.
+
+    What ``sink`` raises ends the program. It writes to us alone, so it needs no lock: an orphan dies
+    with the next thing it has to say.
+    """
+    words = [os.fspath(word) for word in argv]
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        child.kill()
+
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            child = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+            )
+        except FileNotFoundError as error:
+            raise ProgramMissing(words, "is not installed on this machine", "") from error
+        with child:
+            timer = threading.Timer(timeout, end)
+            timer.daemon = True
+            timer.start()
+            try:
+                assert child.stdout is not None  # noqa: S101 - a pipe
+                while piece := child.stdout.read(_PIECE):
+                    sink(piece)
+                child.wait()
+            finally:
+                timer.cancel()
+                child.kill()
+        if late.is_set():
+            raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "")
+        if child.returncode:
+            complaints.seek(0)
+            said = complaints.read(4096).decode(errors="replace")
+            raise ProgramFailed(words, f"code {child.returncode}", said)

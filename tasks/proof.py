@@ -28,14 +28,14 @@ ROOTS = {
     "uefi1.img": ("virtual-machine", ("combined_uefi1-img_sha256",)),
     "disk1.img": ("virtual-machine", ("combined_disk1-img_sha256",)),
 }
+DELTAS = {"squashfs.vcdiff": "squashfs", "disk-kvm.img.vcdiff": "disk-kvm.img"}  # ftype -> of its root
 # what no root is, and yet some client knows
 FTYPES = {
     *METADATA.values(),
     *ROOTS,
     "incus_combined.tar.gz",
     "lxd_combined.tar.gz",
-    "squashfs.vcdiff",
-    "disk-kvm.img.vcdiff",
+    *DELTAS,
 }
 TOP_TEXTS = ("content_id", "datatype", "format", "license", "updated")
 VERSION_TEXTS = ("label", "pubname")
@@ -220,6 +220,9 @@ def _version_faults_and_images(
         if metadata is None:
             continue
         for name, item in items.items():
+            if why := _delta_fault(item, product, client):
+                yield Fault(key, f"{serial} {name}: {why}", serial)
+        for name, item in items.items():
             if (ftype := str(item.get("ftype"))) not in ROOTS:
                 continue
             type_, keys = ROOTS[ftype]
@@ -232,6 +235,24 @@ def _version_faults_and_images(
                 )
                 continue
             yield Listed(key, serial, type_, arch, mark)
+
+
+def _delta_fault(item: Mapping[str, object], product: Mapping[str, object], client: str) -> str:
+    """Why a client could not use a delta, "" for one that it can, and for what is none.
+
+    It looks for the delta's base among the versions of the product. Incus takes it for the base of a
+    container, whatever the delta is of.
+    """
+    if (root := DELTAS.get(str(item.get("ftype")))) is None:
+        return ""
+    base = item.get("delta_base")
+    version = dict(_objects(product, "versions")).get(base) if isinstance(base, str) else None
+    if version is None:
+        return f"its base {base!r} is not listed"
+    found = {str(one.get("ftype")) for _, one in _objects(version, "items")}
+    if not {root, METADATA[client]} <= found:
+        return f"its base {base} has no {root} for {client}"
+    return "Incus would apply it to a container" if client == "incus" and root != "squashfs" else ""
 
 
 def _is_dated(serial: str) -> bool:

@@ -143,6 +143,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     clients: tuple[Literal["incus", "lxd"], ...] | None = None
 
 
+class Deltas(msgspec.Struct, frozen=True, kw_only=True):
+    """``[deltas]``: what saves whoever has an earlier image from fetching the next one whole."""
+
+    bases: Annotated[int, Meta(ge=0, le=9)] = 1
+    max_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    vm: bool = False
+
+
 class Lxc(msgspec.Struct, frozen=True, kw_only=True):
     """``[lxc]``: the compat-level indexes written beside the bare one."""
 
@@ -176,6 +184,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing: Signing
     jenkins: Jenkins | None = None
     rules: tuple[Rule, ...] = ()
+    deltas: Deltas = Deltas()
     lxc: Lxc = Lxc()
     snapshot: Snapshot = Snapshot()
     mirror: tuple[Mirror, ...] = ()

@@ -19,6 +19,11 @@ from tasks.settings import Rule
 
 Json: TypeAlias = "dict[str, Json] | list[str] | str | int"
 
+# root file -> (item key of its deltas, ftype)
+DELTA_ITEMS = {
+    SQUASHFS: ("root.{}.vcdiff", "squashfs.vcdiff"),
+    DISK: ("disk.{}.qcow2.vcdiff", "disk-kvm.img.vcdiff"),
+}
 # root file -> (item key, ftype, keys of the combined hash on the metadata item)
 ROOT_ITEMS = {
     ROOT_TAR: ("root.tar.xz", "root.tar.xz", ("combined_sha256", "combined_rootxz_sha256")),
@@ -81,6 +86,23 @@ def items(image: Image, clients: Iterable[str]) -> dict[str, Json]:
     return found
 
 
+def delta_items(image: Image, listed: Mapping[str, Image], clients: Collection[str]) -> dict[str, Json]:
+    """The deltas of one version whose bases are listed; ``listed`` are the product's images by serial.
+
+    Those of a disk are for a list that Incus does not read: it takes the base of every delta for the
+    container of that version, and fails over a disk's (lxc/incus:shared/simplestreams/products.go).
+    """
+    found: dict[str, Json] = {}
+    for name, base, root in image.deltas:
+        if base not in listed or root not in listed[base].files or (root == DISK and "incus" in clients):
+            continue
+        key, ftype = DELTA_ITEMS[root]
+        item = _item(image, name, ftype)
+        item["delta_base"] = base
+        found[key.format(base)] = item
+    return found
+
+
 def keys(document: Mapping[str, Json]) -> list[str]:
     """The products that a products file lists."""
     products = document.get("products")
@@ -98,8 +120,20 @@ def without(products: Mapping[str, Json], gone: Collection[str]) -> dict[str, Js
     for key, product in products.items():
         kept = {one: of for one, of in _versions(product).items() if _path(key, one) not in gone}
         if kept and isinstance(product, dict):
-            left[key] = {**product, "versions": kept}
+            left[key] = {**product, "versions": {one: _based(of, kept) for one, of in kept.items()}}
     return left
+
+
+def _based(version: Json, versions: Collection[str]) -> Json:
+    """A version without the deltas whose base is gone."""
+    if not isinstance(version, dict) or not isinstance(items := version.get("items"), dict):
+        return version
+    kept: dict[str, Json] = {
+        name: item
+        for name, item in items.items()
+        if not (isinstance(item, dict) and "delta_base" in item and item["delta_base"] not in versions)
+    }
+    return {**version, "items": kept}
 
 
 def _versions(product: Json) -> dict[str, Json]:
@@ -126,6 +160,7 @@ def gzipped(data: bytes) -> bytes:
 
 
 def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[str, Json]:
+    listed = {one.serial: one for one in images}
     return {
         "aliases": ",".join(rules.aliases),
         "arch": product.arch,
@@ -135,7 +170,10 @@ def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[s
         "release_title": product.release,
         "requirements": dict(rules.requirements),
         "variant": product.variant,
-        "versions": {one.serial: {"items": items(one, rules.clients)} for one in images},
+        "versions": {
+            serial: {"items": items(one, rules.clients) | delta_items(one, listed, rules.clients)}
+            for serial, one in listed.items()
+        },
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from tasks import files, lxcindex, streams
+from tasks import files, lxcindex, streams, xdelta
 from tasks.audit import Audit, audit
 from tasks.errors import TreeError
 from tasks.image import METADATA, SUMS, Image
@@ -20,7 +20,7 @@ from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.proof import listed_items, prove_tree
 from tasks.settings import Lxc
 from tasks.sign import Verifier
-from tasks.threads import CORES, apart
+from tasks.threads import CORES, apart, together
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
 Say = Callable[[str], object]
@@ -69,6 +69,7 @@ class _Verification:
         self._tree, self._verifier, self._say = tree, verifier, say
         self._sizes = files.sizes(tree)
         self._images: dict[str, Image] = {}
+        self._damaged: set[str] = set()
         self._done = Verified()
 
     def all(self, lxc: Lxc) -> Verified:
@@ -85,6 +86,7 @@ class _Verification:
         for path in sorted(indexes | {LXC / name for name in lxcindex.names(lxc.levels)}):
             self._signed(path, ".asc")
         self._items()
+        self._deltas()
         plain = sorted(str(path) for path in indexes & present)
         said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain)
         for line in dict.fromkeys(map(str, said)):
@@ -115,6 +117,8 @@ class _Verification:
             self._done.files += found.files
             self._done.size += found.size
             self._done.signatures += found.signatures
+            if found.damage:
+                self._damaged.add(path)
             if found.image:
                 self._images[path] = found.image
 
@@ -194,6 +198,29 @@ class _Verification:
                 named = {key: mark for key, mark in item.items() if key.startswith("combined_")}
                 for key in sorted(key for key in wanted | named if wanted.get(key) != named.get(key)):
                     self._fault(path, f"{of}: {key} is not that of {where.parent}")
+
+    def _deltas(self) -> None:
+        """Every delta whose base is there, decoded; only what both images say of themselves counts.
+
+        A delta, base or root that is damaged itself was named before.
+        """
+        found = [
+            (image, name, base, root)
+            for image in self._images.values()
+            for name, serial, root in image.deltas
+            if (base := self._images.get(f"{image.product.path}/{serial}")) and root in base.files
+        ]
+        good = [one for one in found if not self._damaged.intersection((one[0].path, one[2].path))]
+
+        def fault(of: tuple[Image, str, Image, str]) -> str:
+            image, name, base, root = of
+            return xdelta.fault(
+                self._tree / image.path / name, self._tree / base.path / root, image.files[root]
+            )
+
+        for (image, name, base, _), why in zip(good, together(fault, good, CORES), strict=True):
+            if why:
+                self._fault(f"{image.path}/{name}", f"from {base.serial} it {why}")
 
     def _size_of(self, path: str) -> int | None:
         """What an image says of its own file; whether that is so was asked before, and is one fault."""

@@ -24,6 +24,7 @@ NOUNS = {
 VERBS = {
     "check",
     "decide",
+    "delta",
     "fetch",
     "hook",
     "indexes",
@@ -41,6 +42,8 @@ VERBS = {
 DOORS = {
     "threads",
     "files",
+    "hashed",
+    "xdelta",
     "programs",
     "sign",
     "state",

@@ -16,7 +16,8 @@ from jenkins.faults import FLIPPED, HALF, LOGIN_PAGE, Cut, Edit, Status
 from jenkins.jobs import Build, Files
 from jenkins.standin import Standin
 from tasks.errors import ImageRejected, TreeError, UpstreamError
-from tasks.fetch import Fetcher, Hashed, Staged, fetch, sort_artifacts
+from tasks.fetch import Fetcher, Staged, fetch, sort_artifacts
+from tasks.hashed import Hashed
 from tasks.image import File, Product
 from tasks.plan import Wish
 
@@ -426,7 +427,7 @@ class TestRefused:
             "import resource, signal, sys\n"
             "from pathlib import Path\n"
             "from tasks.errors import TreeError\n"
-            "from tasks.fetch import Hashed\n"
+            "from tasks.hashed import Hashed\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (5, 5))\n"
             "for size in (10, 100_000):\n"  # in the buffer until the end, and not
@@ -461,8 +462,8 @@ class TestFetcher:
 
     @pytest.fixture
     def fetcher(self, server, tmp_path):
-        def fetcher(threads=1, inspect=lambda wish, staged: None):
-            return Fetcher(Client(server.url), tmp_path / "staging", inspect, threads=threads, log=False)
+        def fetcher(threads=1, finish=lambda wish, staged: staged):
+            return Fetcher(Client(server.url), tmp_path / "staging", finish, threads=threads, log=False)
 
         return fetcher
 
@@ -514,6 +515,7 @@ class TestFetcher:
             assert sorted(staged.files) == sorted(path.name for path in staged.directory.iterdir())
             threads.append(threading.current_thread())
             meet.wait(10)
+            return staged
 
         one = fetcher(2, inspect)
         one.start(wishes)
@@ -525,6 +527,7 @@ class TestFetcher:
         def inspect(wish, staged):
             if wish == wishes[1]:
                 raise ImageRejected("no")
+            return staged
 
         one = fetcher(1, inspect)
         one.start(wishes)

@@ -68,10 +68,11 @@ class Mill:
         """Poll, then bring one product to its wish."""
         wish = self.wish(product)
 
-        def inspect(wish: Wish, it: Staged) -> None:
+        def finish(wish: Wish, it: Staged) -> Staged:
             check(it.directory, it.files, wish.product, it.serial, now)
+            return it
 
-        fetcher = Fetcher(Client(self.server.url), self.layout.staging, inspect, threads=1, log=log)
+        fetcher = Fetcher(Client(self.server.url), self.layout.staging, finish, threads=1, log=log)
         return make(wish, self.layout, fetcher.take, signer or (lambda: Sequoia(self.key.secret, "")))
 
     def finish(self, content: dict[str, bytes] | None = None, **options):
