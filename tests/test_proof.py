@@ -309,6 +309,55 @@ def test_other_disks_need_their_own_combined_hash(ftype: str, client: str) -> No
     assert tree.faults(client) == []
 
 
+WITH_DELTA = (*CONTAINER, DISK)
+
+
+def based(ftype: str, base: object, clients: tuple[str, ...] = ("incus", "lxd")) -> Tree:
+    """Two versions of a container and a disk, the newer with a delta."""
+    images = images_of({"tiny/1/amd64/default": WITH_DELTA}, (OLD, NEW))
+    tree = Tree(images, (Rule(match="*", clients=clients),))
+    tree.items()["delta"] = {
+        "ftype": ftype,
+        "path": "delta",
+        "size": 7,
+        "sha256": "0" * 64,
+        "delta_base": base,
+    }
+    tree.sizes["delta"] = 7
+    return tree
+
+
+@CLIENTS
+def test_a_delta_of_a_listed_base_is_good(client: str) -> None:
+    assert based("squashfs.vcdiff", OLD).faults(client) == []
+
+
+def test_a_delta_of_a_disk_is_for_lxd_alone() -> None:
+    assert based("disk-kvm.img.vcdiff", OLD, ("lxd",)).faults("lxd") == []
+    assert based("disk-kvm.img.vcdiff", OLD, ("lxd",)).faults("incus") == []
+    both = based("disk-kvm.img.vcdiff", OLD)
+    assert both.faults("incus") == [f"{TINY}: {NEW} delta: Incus would apply it to a container"]
+
+
+@CLIENTS
+@pytest.mark.parametrize("base", ["20250101_00:00", None])
+def test_a_delta_whose_base_is_not_listed(base: object, client: str) -> None:
+    tree = based("squashfs.vcdiff", base)
+    if base is None:
+        del tree.items()["delta"]["delta_base"]
+    (fault,) = tree.prove(client)
+    assert str(fault) == f"{TINY}: {NEW} delta: its base {base!r} is not listed"
+    assert fault.serial == NEW
+
+
+@CLIENTS
+@pytest.mark.parametrize("missing", ["root.squashfs", "{client}.tar.xz"])
+def test_a_delta_whose_base_has_no_such_root(missing: str, client: str) -> None:
+    tree = based("squashfs.vcdiff", OLD)
+    del tree.items(OLD)[missing.format(client=client)]
+    assert tree.faults(client) == [f"{TINY}: {NEW} delta: its base {OLD} has no squashfs for {client}"]
+
+
 def test_every_fault_is_told() -> None:
     tree = Tree()
     set_aliases([])(tree)

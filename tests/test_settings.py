@@ -16,6 +16,7 @@ from tasks import config as configuration
 from tasks.errors import SettingsError
 from tasks.settings import (
     Axes,
+    Deltas,
     Gate,
     Jenkins,
     Lxc,
@@ -81,6 +82,11 @@ lxc     = false                # keep it out of the LXC index
 [[rules]]
 match = "nixos"
 clients = ["incus"]            # not listed for LXD
+
+[deltas]
+bases = 2                      # deltas from this many earlier images
+max_ratio = 0.5                # drop a delta larger than this part of the full file
+vm = true
 
 [lxc]
 levels = [1, 2, 3, 4]          # compat-level indexes beside the bare one
@@ -155,6 +161,7 @@ def test_the_full_example(config: Config) -> None:
             Rule(match="*/*/*/*desktop*", lxc=False),
             Rule(match="nixos", clients=("incus",)),
         ),
+        deltas=Deltas(bases=2, max_ratio=0.5, vm=True),
         lxc=Lxc(levels=(1, 2, 3, 4)),
         snapshot=Snapshot(backend="auto", keep=3, keep_for=Span(172_800)),
         mirror=(Mirror(name="eu1", url="rsync://mirror.example.org/images/"),),
@@ -484,6 +491,11 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("signing.key", '"a\\u0000b"', r"must be a path ('a\x00b')"),
         ("signing.key", "'~nobody-at-all/key'", "is at the home of nobody ('~nobody-at-all/key')"),
         ("signing.passphrase_file", "1", "expected str, got int (1)"),
+        ("deltas.bases", "-1", "expected int >= 0 (-1)"),
+        ("deltas.bases", "10", "expected int <= 9 (10)"),
+        ("deltas.max_ratio", "0", "expected float > 0.0"),
+        ("deltas.max_ratio", "1.1", "expected float <= 1.0"),
+        ("deltas.vm", "1", "expected bool, got int (1)"),
         ("lxc.levels", "4", "expected array, got int (4)"),
         ("lxc.levels", "[0]", "expected int >= 1"),
         ("lxc.levels", "[10]", "expected int <= 9"),
