@@ -26,6 +26,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     lxc_min_level: int
     lxc_user_min_level: int
     clients: tuple[str, ...]
+    os: str  # as clients show it
+    release_title: str
+    support_eol: str  # YYYY-MM-DD, "" for none
 
 
 def policy(product: Product, rules: Iterable[Rule]) -> Policy:
@@ -36,6 +39,7 @@ def policy(product: Product, rules: Iterable[Rule]) -> Policy:
     lxd_requirements: dict[str, str] = {}
     lxc, level, user_level = True, 1, 1
     clients: tuple[str, ...] = CLIENTS
+    title, release_title, support_eol = product.os.title(), product.release, ""
     for rule in rules:
         if not matches(rule.match, product):
             continue
@@ -47,6 +51,9 @@ def policy(product: Product, rules: Iterable[Rule]) -> Policy:
         level = rule.lxc_min_level or level
         user_level = rule.lxc_user_min_level or user_level
         clients = clients if rule.clients is None else rule.clients
+        title = rule.os or title
+        release_title = rule.release_title or release_title
+        support_eol = rule.support_eol.text if rule.support_eol else support_eol
     return Policy(
         aliases=aliases(product, tuple(releases), tuple(variants)),
         requirements=requirements,
@@ -55,6 +62,9 @@ def policy(product: Product, rules: Iterable[Rule]) -> Policy:
         lxc_min_level=level,
         lxc_user_min_level=max(level, user_level),
         clients=clients,
+        os=title,
+        release_title=release_title,
+        support_eol=support_eol,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tasks.image import META, ROOT_TAR, canonical_arch
+from tasks.settings import Day
 from tasks.words import counted
 
 Incumbents = Mapping[str, Collection[str]]  # product -> its aliases in what is exposed
@@ -189,6 +190,9 @@ def _product_faults(product: Mapping[str, object]) -> Iterator[str]:
         value = product.get(field, _OBJECT)
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             yield f"{field} must map strings to strings, else the whole list is unreadable"
+    end = product.get("support_eol")
+    if end and isinstance(end, str) and not _is_day(end):
+        yield f"support_eol {end!r} is no YYYY-MM-DD: clients overlook it"
     if canonical_arch(str(product.get("arch"))) is None:
         yield f"no client knows the architecture {product.get('arch')!r}"
     aliases = product.get("aliases")
@@ -261,6 +265,13 @@ def _is_dated(serial: str) -> bool:
     except ValueError:
         return False
     return bool(_DATE.match(serial))  # strptime also takes 2026112 and other digits than ours
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(Day.parse(text))
+    except ValueError:
+        return False
 
 
 def _types(of: Mapping[str, object], texts: tuple[str, ...], objects: str = "") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What a run ends with: what is exposed, what is held and why, what failed (acts: reads the state)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -27,14 +27,19 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
         verdict = "rejected" if failure.rejected else "failed"
         found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
     kept = load(layout.quarantine, Quarantine) or Quarantine()
-    apart = {key.replace(":", "/"): why for key, why in kept.products.items()}
-    apart |= {path.removeprefix("images/"): why for path, why in kept.images.items()}
-    found += [f"{name}: in quarantine: {why}" for name, why in sorted(apart.items())]
+    found += [f"{name}: in quarantine: {why}" for name, why in _apart(kept).items()]
     for mirror in settings.mirror:
         known = load(layout.mirrored(mirror.name), Mirrored)
         if known and known.failed:
             found.append(f"mirror {mirror.name}: {known.failed}")
     return found
+
+
+def _apart(kept: Quarantine) -> dict[str, str]:
+    """Products and images in quarantine by their names, and why."""
+    apart = {key.replace(":", "/"): why for key, why in kept.products.items()}
+    apart |= {path.removeprefix("images/"): why for path, why in kept.images.items()}
+    return dict(sorted(apart.items()))
 
 
 def fate(layout: Layout, job: str, build: int, result: str) -> list[str]:
@@ -112,12 +117,13 @@ def status(layout: Layout, word: Decisions, now: datetime) -> list[Status]:
     listed: dict[str, list[Image]] = {}
     for image in exposed(layout):
         listed.setdefault(image.product.name, []).append(image)
+    apart = _apart(load(layout.quarantine, Quarantine) or Quarantine())
     names = {*listed, *failures, *offers.held, *offers.troubled, *offers.waiting}
     names |= {path.stem.replace(":", "/") for path in state.listing(layout.state / "ledger")}
     names |= {one.product.name for one in word.hold if not one.released}
     names |= {one.product.name for one in word.retire if not one.released}
     return [
-        _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word), now)
+        _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word, apart), now)
         for name in sorted(names)
     ]
 
@@ -136,9 +142,14 @@ def unmatched(rows: Sequence[Status], globs: Iterable[str]) -> list[str]:
     ]
 
 
-def _why(name: str, failure: Failure | None, offers: Offers, word: Decisions) -> tuple[str, str]:
+def _why(
+    name: str, failure: Failure | None, offers: Offers, word: Decisions, apart: Mapping[str, str]
+) -> tuple[str, str]:
     """Why not a newer build, and what failed."""
-    failed = f"{failure.build}: {failure.reason}" if failure else offers.troubled.get(name, "")
+    failures = [f"{failure.build}: {failure.reason}" if failure else offers.troubled.get(name, "")]
+    mine = (why for whose, why in apart.items() if f"{whose}/".startswith(f"{name}/"))
+    failures += [f"in quarantine: {why}" for why in mine]
+    failed = "; ".join(filter(None, failures))
     held = "never built" if name in offers.waiting else offers.held.get(name, "")
     if name.count("/") == 3:  # noqa: PLR2004 - a product, not a job that could not be asked
         held = word.keeping(Product.parse(name)) or held

@@ -8,6 +8,7 @@ environment, and are read when they are needed.
 import os
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,14 @@ Alias = Annotated[
     ),
 ]
 NonEmpty = Annotated[str, Meta(min_length=1)]
+# What clients show to people, and sort by: white space at an end would not be seen.
+Title = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?=\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]*(?<=\S)\Z",
+        description="one line without blanks at its ends",
+    ),
+]
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -49,6 +58,23 @@ class Share(msgspec.Struct, frozen=True):
         if not (found := re.fullmatch(r"(\d{1,2}|100)%", text)):
             raise ValueError(f"{text!r} is no percentage; write it like 10%")
         return cls(int(found[1]))
+
+
+class Day(msgspec.Struct, frozen=True):
+    """A day, written ``2030-04-30``: the one form of it that Incus and LXD read."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Day":
+        """Read ``2030-04-30``; raises ValueError."""
+        try:
+            if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+                raise ValueError  # noqa: TRY301 - the same sentence for both
+            date.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no day; write it like 2030-04-30") from None
+        return cls(text)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +167,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     lxc_min_level: Annotated[int, Meta(ge=1, le=9)] | None = None
     lxc_user_min_level: Annotated[int, Meta(ge=1, le=9)] | None = None
     clients: tuple[Literal["incus", "lxd"], ...] | None = None
+    os: Title | None = None
+    release_title: Title | None = None
+    support_eol: Day | None = None
 
 
 class Deltas(msgspec.Struct, frozen=True, kw_only=True):

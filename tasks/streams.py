@@ -161,13 +161,14 @@ def gzipped(data: bytes) -> bytes:
 
 def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[str, Json]:
     listed = {one.serial: one for one in images}
-    return {
+    eol: dict[str, Json] = {"support_eol": rules.support_eol} if rules.support_eol else {}
+    return eol | {
         "aliases": ",".join(rules.aliases),
         "arch": product.arch,
         "lxd_requirements": dict(rules.lxd_requirements),
-        "os": product.os.title(),
+        "os": rules.os,
         "release": product.release,
-        "release_title": product.release,
+        "release_title": rules.release_title,
         "requirements": dict(rules.requirements),
         "variant": product.variant,
         "versions": {

@@ -12,7 +12,7 @@ from reference import TABLES_AS_RULES, Tables
 from tasks.config import read
 from tasks.image import Product
 from tasks.policy import Policy, digest, matches, policy
-from tasks.settings import Rule
+from tasks.settings import Day, Rule
 
 NOBLE = Product.parse("ubuntu/noble/amd64/default")
 PRODUCTS = st.builds(
@@ -94,6 +94,9 @@ def test_without_rules() -> None:
         lxc_min_level=1,
         lxc_user_min_level=1,
         clients=("incus", "lxd"),
+        os="Fedora",
+        release_title="43",
+        support_eol="",
     )
 
 
@@ -197,6 +200,17 @@ def test_lxd_gets_all_requirements_and_its_own() -> None:
         (Rule(match="*", clients=("incus",)), Rule(match="*"), "clients", ("incus",)),
         (Rule(match="*", clients=("incus",)), Rule(match="*", clients=("lxd",)), "clients", ("lxd",)),
         (Rule(match="*", clients=("incus",)), Rule(match="*", clients=()), "clients", ()),
+        (Rule(match="*", os="uBuntu"), Rule(match="*"), "os", "uBuntu"),
+        (Rule(match="*", os="uBuntu"), Rule(match="*", os="U"), "os", "U"),
+        (Rule(match="*", release_title="24"), Rule(match="*"), "release_title", "24"),
+        (Rule(match="debian", release_title="24"), Rule(match="*"), "release_title", "noble"),
+        (Rule(match="*", support_eol=Day("2029-05-31")), Rule(match="*"), "support_eol", "2029-05-31"),
+        (
+            Rule(match="*", support_eol=Day("2029-05-31")),
+            Rule(match="*", support_eol=Day("2034-05-31")),
+            "support_eol",
+            "2034-05-31",
+        ),
     ],
 )
 def test_the_last_word_counts(first: Rule, second: Rule, field: str, expected: object) -> None:
@@ -283,7 +297,13 @@ class TestDigest:
 
     @pytest.mark.parametrize(
         "edit",
-        [{"aliases": ("a/2",)}, {"lxc": False}, {"clients": ()}, {"requirements": {"a": "b"}}],
+        [
+            {"aliases": ("a/2",)},
+            {"lxc": False},
+            {"clients": ()},
+            {"requirements": {"a": "b"}},
+            {"support_eol": Day("2029-05-31")},
+        ],
         ids=str,
     )
     def test_it_changes_with_every_edit(self, edit):

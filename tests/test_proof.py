@@ -166,6 +166,14 @@ SIZE = len(content("tiny/1/amd64/default", NEW, SQUASHFS))
             pytest.param(set_product(name, 1), f"{TINY}: {name} is no string, {UNREADABLE}", id=f"{name}: number")
             for name in ("os", "release", "release_title", "variant", "version", "support_eol")
         ),
+        *(
+            pytest.param(
+                set_product("support_eol", day),
+                f"{TINY}: support_eol {day!r} is no YYYY-MM-DD: clients overlook it",
+                id=f"support_eol: {day}",
+            )
+            for day in ("1903737600", "2030-02-30", "20300430")
+        ),
         pytest.param(
             set_product("requirements", {"secureboot": False}),
             f"{TINY}: requirements must map strings to strings, else the whole list is unreadable",

@@ -39,6 +39,10 @@ def test_a_clash_among_forty_holds_the_newcomer_alone(forty: Site) -> None:
     result = forty.publish(code=1)
     assert "failed: os05/1/amd64/default: in quarantine: the alias 'shared/1" in result.out
     assert "belongs to os30:1:amd64:default already" in result.out
+    (line,) = forty.doit("status", "os05/*").out.splitlines()[1:]
+    assert line.startswith("    failed: in quarantine: the alias 'shared/1")
+    assert line.endswith("belongs to os30:1:amd64:default already")
+    assert len(forty.doit("status", "os30/*").out.splitlines()) == 1
     counts = versions(forty)
     assert counts.pop("os05:1:amd64:default") == 1
     assert set(counts.values()) == {2}
@@ -78,6 +82,8 @@ def test_an_image_that_lost_a_signature_is_left_out(site: Site) -> None:
     build(site.ci, other)
     result = site.publish(code=1)
     assert f"failed: {product}/{serial}: in quarantine: {serial} incus.tar.xz has no signature" in result.out
+    said = site.doit("status", product).out
+    assert f"failed: in quarantine: {serial} incus.tar.xz has no signature" in said
     assert versions(site) == {"os00:1:amd64:default": 1, "os01:1:amd64:default": 1}
     assert serial not in (site.latest / "meta/1.0/index-system").read_text()
 

@@ -17,6 +17,7 @@ from tasks.errors import SettingsError
 from tasks.settings import (
     Axes,
     Deltas,
+    Day,
     Gate,
     Jenkins,
     Lxc,
@@ -518,6 +519,29 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("rules.lxc_user_min_level", "0", "expected int >= 1 (0)"),
         ("rules.clients", "'incus'", "expected array, got str ('incus')"),
         ("rules.clients", "['incuss']", "invalid enum value 'incuss'; known are 'incus', 'lxd'"),
+        ("rules.os", "''", "must be one line without blanks at its ends ('')"),
+        ("rules.os", "'AlmaLinux '", "must be one line without blanks at its ends ('AlmaLinux ')"),
+        ("rules.release_title", "' 9'", "must be one line without blanks at its ends (' 9')"),
+        (
+            "rules.release_title",
+            '"9\\n10"',
+            r"must be one line without blanks at its ends ('9\n10')",
+        ),
+        ("rules.os", "7", "expected str, got int (7)"),
+        *(
+            ("rules.support_eol", text, f"{said!r} is no day; write it like 2030-04-30")
+            for text, said in (
+                ("'2030-02-29'", "2030-02-29"),
+                ("'20300430'", "20300430"),
+                ("'2030-W17-2'", "2030-W17-2"),
+                ("'2030-4-30'", "2030-4-30"),
+                ("''", ""),
+                ("' 2030-04-30'", " 2030-04-30"),
+                ("'٢٠٣٠-04-30'", "٢٠٣٠-04-30"),
+                ("1903737600", "1903737600"),
+                ("2030-04-30T00:00:00", "2030-04-30 00:00:00"),
+            )
+        ),
         ("mirror.name", "''", "must be made of letters, digits, '.', '_' and '-' ('')"),
         ("mirror.name", '"a\\n"', r"must be made of letters, digits, '.', '_' and '-' ('a\n')"),
         ("mirror.name", "'a/b'", "must be made of letters, digits, '.', '_' and '-' ('a/b')"),
@@ -546,6 +570,13 @@ def test_faults_of_values(config: Config, where: str, value: str, fault: str) ->
     told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
     numbered = next((told[start] for start in told if value.startswith(start)), numbered)
     assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)
+
+
+@pytest.mark.parametrize("day", ["'2030-04-30'", "2030-04-30"])
+def test_what_clients_show(config: Config, day: str) -> None:
+    text = f'{SITE}{SIGNING}[[rules]]\nmatch = "a"\nos = "A b"\nrelease_title = "ä"\nsupport_eol = {day}\n'
+    (rule,) = config.read(text).rules
+    assert rule == Rule(match="a", os="A b", release_title="ä", support_eol=Day("2030-04-30"))
 
 
 @pytest.mark.parametrize("field", ["aliases", "variant_aliases"])

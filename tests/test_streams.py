@@ -29,7 +29,7 @@ from tasks.image import (
     Product,
     Source,
 )
-from tasks.settings import Rule
+from tasks.settings import Day, Rule
 from tasks.streams import IMAGES, INDEX, gzipped, images_json, index_json, items, text
 
 NAME, SERIAL = "tiny/1/amd64/default", "20260101_07:42"
@@ -281,6 +281,14 @@ def test_the_products_file() -> None:
 def test_the_title_of_an_os(name: str, expected: str) -> None:
     (product,) = images_json([image(f"{name}/1/amd64/x")], ())["products"].values()
     assert product["os"] == expected
+
+
+def test_what_the_rules_say_of_a_product_for_people() -> None:
+    rules = (Rule(match="tiny", os="TinyOS", release_title="1 LTS", support_eol=Day("2030-04-30")),)
+    (product,) = images_json([image()], rules)["products"].values()
+    assert (product["os"], product["release"], product["release_title"]) == ("TinyOS", "1", "1 LTS")
+    assert product["support_eol"] == "2030-04-30"
+    assert "support_eol" not in images_json([image()], ())["products"]["tiny:1:amd64:default"]
 
 
 def test_what_repeats_a_fingerprint_is_not_listed() -> None:
