@@ -207,21 +207,22 @@ def _sha256(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None) -> bytes:
+def _run(
+    argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b""
+) -> bytes:
     """Run a client that has to end with 0; returns its standard output."""
-    done = _complete(argv, env, cwd=cwd)
+    done = _complete(argv, env, cwd=cwd, feed=feed)
     if done.returncode != 0:
         raise _failed(done)
     return done.stdout
 
 
 def _complete(
-    argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None
+    argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            argv, env=env, cwd=cwd, check=False, timeout=TIMEOUT,
-            stdin=subprocess.DEVNULL, capture_output=True,
+            argv, env=env, cwd=cwd, check=False, timeout=TIMEOUT, input=feed, capture_output=True
         )  # fmt: skip
     except subprocess.TimeoutExpired as late:
         raise ClientFailed(argv, None, _text(late.stdout), _text(late.stderr)) from None

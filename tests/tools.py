@@ -1,4 +1,4 @@
-"""The one place that decides what happens when a program the tests need is not installed."""
+"""The one place that decides what happens when a program or a right that the tests need is missing."""
 
 import os
 import shutil
@@ -16,6 +16,16 @@ def need(*programs: str) -> None:
     if not missing:
         return
     message = f"{', '.join(missing)}: not installed; as root, `{INSTALL}` installs it"
+    if os.environ.get("CI"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def need_root() -> None:
+    """Skip the test, or fail it in CI, when it is not root that runs it."""
+    if os.geteuid() == 0:
+        return
+    message = "containers take root; run pytest as root to see them started"
     if os.environ.get("CI"):
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
