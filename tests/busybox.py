@@ -46,4 +46,6 @@ def _plant(root: Path, serial: str) -> None:
 
 def _call(name: str, *words: str) -> None:
     env = {**os.environ, "XZ_OPT": "-0"}
-    subprocess.run([program(name), *words], env=env, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    subprocess.run(
+        [program(name), *words], env=env, check=True, stdin=subprocess.DEVNULL, capture_output=True
+    )

@@ -207,9 +207,7 @@ def _sha256(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def _run(
-    argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b""
-) -> bytes:
+def _run(argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b"") -> bytes:
     """Run a client that has to end with 0; returns its standard output."""
     done = _complete(argv, env, cwd=cwd, feed=feed)
     if done.returncode != 0:

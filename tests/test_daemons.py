@@ -1,25 +1,30 @@
 """The real daemons copy, update and start what was published; each image as its own client names it."""
 
 import json
-import os
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import clients
 import daemons
 import pytest
 from busybox import machine
 from daemons import Daemon
 from servers import Web, nginx
-from sites import Key, Site, build, matrix, wait_for
+from sites import Key, Site, build, matrix
 
 from jenkins import standin
 from jenkins.controller import Controller
 
 PRODUCT = "tiny/1/amd64/default"
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
-COMBINED = {"container": "combined_squashfs_sha256", "virtual-machine": "combined_disk-kvm-img_sha256"}
+COMBINED = {
+    "rootfs.squashfs": "combined_squashfs_sha256",
+    "rootfs.tar.xz": "combined_rootxz_sha256",
+    "disk.qcow2": "combined_disk-kvm-img_sha256",
+}
 
 
 @dataclass(frozen=True)
@@ -94,25 +99,36 @@ def serials(tree: Path) -> list[str]:
     return sorted(versions(tree))
 
 
-def fingerprint(daemon: Daemon, tree: Path, serial: str, kind: str = "container") -> str:
+def fingerprint(daemon: Daemon, tree: Path, serial: str, root: str = "rootfs.squashfs") -> str:
     """What the index says that the daemon must come to."""
     (item,) = [
         item for item in versions(tree)[serial]["items"].values() if item["ftype"] == METADATA[daemon.name]
     ]
-    return item[COMBINED[kind]]
+    return item[COMBINED[root]]
 
 
-@pytest.mark.parametrize("kind", ["container", "virtual-machine"])
+@pytest.mark.parametrize("root", ["rootfs.squashfs", "disk.qcow2"])
 def test_daemon_copies_an_image_by_alias(
-    kind: str, daemon: Daemon, shop: Shop, name: str, trees: list[Path]
+    root: str, daemon: Daemon, shop: Shop, name: str, trees: list[Path]
 ) -> None:
-    name = f"{name}-{kind}"
-    daemon.follow(shop.show(name, trees[0]))
-    daemon.copy("tiny/1", vm=kind == "virtual-machine")
+    daemon.follow(shop.show(f"{name}-{root}", trees[0]))
+    vm = root == "disk.qcow2"
+    daemon.copy("tiny/1", vm=vm)
     (serial,) = serials(trees[0])
-    assert daemon.images() == {fingerprint(daemon, trees[0], serial, kind): kind}
-    root = "rootfs.squashfs" if kind == "container" else "disk.qcow2"
-    assert {one.partition("/")[2] for one in shop.fetched(name)} == {"incus.tar.xz", root}
+    wanted = fingerprint(daemon, trees[0], serial, root)
+    assert daemon.images() == {wanted: "virtual-machine" if vm else "container"}
+    assert shop.fetched(f"{name}-{root}") == {f"{serial}/incus.tar.xz", f"{serial}/{root}"}
+
+
+def test_daemon_copies_a_tarball_by_fingerprint(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path]
+) -> None:
+    daemon.follow(shop.show(name, trees[0]))
+    (serial,) = serials(trees[0])
+    wanted = fingerprint(daemon, trees[0], serial, "rootfs.tar.xz")
+    daemon.copy(wanted)
+    assert daemon.images() == {wanted: "container"}
+    assert shop.fetched(name) == {f"{serial}/incus.tar.xz", f"{serial}/rootfs.tar.xz"}
 
 
 def test_daemon_starts_a_container(daemon: Daemon, shop: Shop, name: str, trees: list[Path]) -> None:
@@ -124,18 +140,79 @@ def test_daemon_starts_a_container(daemon: Daemon, shop: Shop, name: str, trees:
     assert json.loads(daemon("list", "--format=json")) == []
 
 
-def test_daemon_sees_a_republication_when_its_cache_is_old(
+def test_daemon_sees_a_republication_when_its_index_is_old(
     daemon: Daemon, shop: Shop, name: str, trees: list[Path]
 ) -> None:
-    first, second = trees[0], trees[2]
-    (before,), (after,) = serials(first), serials(second)
-    old, new = fingerprint(daemon, first, before), fingerprint(daemon, second, after)
+    first, last = trees[0], trees[2]
+    (before,), (after,) = serials(first), serials(last)
     daemon.follow(shop.show(name, first))
-    daemon.copy("tiny/1", vm=True)  # an index is cached now
-    shop.show(name, second)  # where the old serial is listed no more
-    daemon.copy(old)
-    assert old in daemon.images()
-    assert f"{before}/rootfs.squashfs" in shop.fetched(name)
+    daemon.copy("tiny/1", vm=True)  # now it has the index
+    shop.show(name, last)  # where the old serial is listed no more
+    daemon.copy("tiny/1")
+    old, new = fingerprint(daemon, first, before), fingerprint(daemon, last, after)
+    assert (old in daemon.images(), new in daemon.images()) == (True, False)
     daemon.forget()
     daemon.copy("tiny/1")
     assert new in daemon.images()
+
+
+def test_daemon_refreshes_an_image_by_itself(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path]
+) -> None:
+    daemon.follow(shop.show(name, trees[0]))
+    daemon("image", "copy", "pub:tiny/1", "local:", "--auto-update")
+    shop.show(name, trees[2])
+    daemon.forget()
+    (old,) = daemon.images()
+    daemon("image", "refresh", old)
+    (new,) = serials(trees[2])
+    assert daemon.images() == {fingerprint(daemon, trees[2], new): "container"}
+
+
+def test_daemon_updates_by_delta(daemon: Daemon, shop: Shop, name: str, trees: list[Path]) -> None:
+    daemon.follow(shop.show(name, trees[0]))
+    daemon.copy("tiny/1")
+    before, after = serials(trees[1])
+    shop.show(name, trees[1])
+    daemon.forget()
+    seen = shop.fetched(name)
+    daemon.copy("tiny/1")
+    assert fingerprint(daemon, trees[1], after) in daemon.images()
+    assert shop.fetched(name) - seen == {f"{after}/incus.tar.xz", f"{after}/delta-{before}.vcdiff"}
+
+
+def test_a_containers_delta_is_not_tried_on_a_virtual_machine(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path]
+) -> None:
+    daemon.follow(shop.show(name, trees[0]))
+    daemon.copy("tiny/1")
+    _, after = serials(trees[1])
+    shop.show(name, trees[1])
+    daemon.forget()
+    seen = shop.fetched(name)
+    daemon.copy("tiny/1", vm=True)
+    assert daemon.images()[fingerprint(daemon, trees[1], after, "disk.qcow2")] == "virtual-machine"
+    assert shop.fetched(name) - seen == {f"{after}/incus.tar.xz", f"{after}/disk.qcow2"}
+
+
+def test_incus_itself_sees_a_republication_when_its_index_is_old(
+    shop: Shop, trees: list[Path], tmp_path: Path
+) -> None:
+    (before,), (after,) = serials(trees[0]), serials(trees[2])
+    url = shop.show("client", trees[0])
+    remote = clients.incus(replace(shop.web, url=url), tmp_path)
+
+    def seen() -> dict[str, str]:
+        """Every squashfs: its fingerprint and serial."""
+        found = [(image["fingerprint"], image["properties"]) for image in remote.images()]
+        return {mark: says["serial"] for mark, says in found if says["type"] == "squashfs"}
+
+    ((old, serial),) = seen().items()
+    assert serial == before
+    shop.show("client", trees[2])
+    assert seen() == {old: before}
+    assert remote.export("tiny/1", tmp_path / "old") == old
+    shutil.rmtree(remote.env["INCUS_CACHE"])
+    ((new, serial),) = seen().items()
+    assert serial == after
+    assert remote.export("tiny/1", tmp_path / "new") == new
