@@ -7,6 +7,7 @@ A client that fails raises ClientFailed with all it said.
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servers import Web
-from tools import PATH, need, program
+from tools import PATH, need, need_root, program
 
 TIMEOUT = 60.0
 LXC_DOWNLOAD = "/usr/share/lxc/templates/lxc-download"
@@ -82,27 +83,46 @@ def incus_simplestreams(tree: Path, command: Literal["list", "verify"]) -> str:
 
 def lxc_create(web: Web, work: Path, *product: str) -> Path:
     """Make an LXC container of os, release, arch, variant; returns its root file system."""
+    if os.geteuid() != 0:  # lxc-create would want subordinate ids
+        return lxc_template(web, work, *product) / "rootfs"
     need("wget", "xz")
     home = _fresh(work)
-    names = ("--dist", "--release", "--arch", "--variant")
-    image = [f"{name}={value}" for name, value in zip(names, product, strict=True)]
-    options = [f"--server={web.host}", *image]
-    if os.geteuid() == 0:
-        create = [program("lxc-create"), f"--lxcpath={home}", "--name=c"]
-        _run([*create, "--template=download", "--", *options], _lxc_environment(web, home))
-    else:  # lxc-create would want subordinate ids: run its template alone, as it does
-        (home / "c/rootfs").mkdir(parents=True)
-        (home / "c/config").touch()
-        place = ["--name=c", f"--path={home}/c", f"--rootfs={home}/c/rootfs"]
-        _run([program(LXC_DOWNLOAD), *place, *options], _lxc_environment(web, home))
+    (home / "lxc.conf").write_text("lxc.net.0.type = empty\n")  # in place of /etc/lxc/default.conf
+    create = [program("lxc-create"), f"--lxcpath={home}", "--name=c", f"--config={home}/lxc.conf"]
+    options = [f"--server={web.host}", *_image(product)]
+    _run([*create, "--template=download", "--", *options], _lxc_environment(web, home))
     return home / "c/rootfs"
 
 
-def lxc_list(web: Web, work: Path) -> list[list[str]]:
-    """The download template's list: os, release, arch, variant, build."""
-    need("wget", "xz")
+def lxc_start(container: Path, *command: str) -> str:
+    """Start a container that lxc_create has made, run a command in it, and stop it."""
+    need_root()
+    need("lxc-start", "lxc-attach", "lxc-stop", "unshare")
+    script = 'lxc-start "$@"; lxc-attach "$@" -- $command; lxc-stop --kill "$@"'
+    where = [f"--lxcpath={container.parent}", f"--name={container.name}"]
+    # Whatever becomes of it ends with these namespaces.
+    argv = [program("unshare"), "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+    return _run([*argv, "sh", "-ec", script, "sh", *where], _environment(command=" ".join(command))).decode()
+
+
+def lxc_template(web: Web, work: Path, *product: str, level: int = 7, user: bool = False) -> Path:
+    """Run the download template alone, as lxc-create does; returns the container's directory.
+
+    With a `level` as LXC did when that was its compat level; as `user` in a user namespace.
+    """
     home = _fresh(work)
-    argv = [program(LXC_DOWNLOAD), "--list", f"--server={web.host}", "--variant="]
+    (home / "c/rootfs").mkdir(parents=True)
+    (home / "c/config").touch()
+    place = ["--name=c", f"--path={home}/c", f"--rootfs={home}/c/rootfs"]
+    argv = [*_template(home, level, user=user), *place, f"--server={web.host}", *_image(product)]
+    _run(argv, _lxc_environment(web, home))
+    return home / "c"
+
+
+def lxc_list(web: Web, work: Path, *, level: int = 7, user: bool = False) -> list[list[str]]:
+    """The download template's list: os, release, arch, variant, build."""
+    home = _fresh(work)
+    argv = [*_template(home, level, user=user), "--list", f"--server={web.host}", "--variant="]
     # LXC 5.0 ends a successful --list with 1.
     done = _complete(argv, _lxc_environment(web, home))
     lines = done.stdout.decode().splitlines()
@@ -110,6 +130,25 @@ def lxc_list(web: Web, work: Path) -> list[list[str]]:
         raise _failed(done)
     heading = lines.index("---", lines.index("---") + 1)
     return [line.split("\t") for line in lines[heading + 1 : lines.index("---", heading + 1)]]
+
+
+def _template(home: Path, level: int, *, user: bool) -> list[str]:
+    """The installed template; of an older level, a copy that says so: its requests are the same."""
+    need("wget", "xz")
+    text = Path(program(LXC_DOWNLOAD)).read_text()
+    text, found = re.subn(r"(?m)^(DOWNLOAD_COMPAT_LEVEL)=7$", rf"\1={level}", text)
+    assert found == 1, f"{LXC_DOWNLOAD} is of another compat level than 7"
+    (home / "lxc-download").write_text(text)
+    argv = ["sh", str(home / "lxc-download")]
+    if not user:
+        return argv
+    # Root's own map makes it "userns-root"; that of others makes it ask for the map.
+    return [program("unshare"), "--map-root-user", *argv, "--mapped-uid=0", "--mapped-gid=0"]
+
+
+def _image(product: Sequence[str]) -> list[str]:
+    names = ("--dist", "--release", "--arch", "--variant")
+    return [f"{name}={value}" for name, value in zip(names, product, strict=True)]
 
 
 def gpg_home(public_key: Path, work: Path) -> Path:

@@ -44,6 +44,17 @@ class Published:
     public_key: Path
 
 
+# Old compat levels, and the unprivileged of them, are shown less.
+LEVELS = """
+[[rules]]
+match = "tiny/2"
+lxc_min_level = 3
+[[rules]]
+match = "tiny/1/arm64"
+lxc_user_min_level = 4
+"""
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Published]:
     base = tmp_path_factory.mktemp("published")
@@ -53,7 +64,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Pu
         for _ in range(2):
             content = {vm: files(vm, kinds=("container", "vm", "lxc")), old: files(old, lxd="differs")}
             build(running.ci, vm, box, old, content=content)
-        site = Site(base, running, key)
+        site = Site(base, running, key, more=LEVELS)
         site.publish()
         build(running.ci, box)
         site.publish()

@@ -158,6 +158,30 @@ def test_lxc_download_lists_the_index(lxc_index: list[IndexLine], web: Web, tmp_
     assert clients.lxc_list(web, tmp_path) == [list(line[:5]) for line in lxc_index]
 
 
+@pytest.mark.parametrize("mode", ["system", "user"])
+@pytest.mark.parametrize("level", [1, 2, 3, 4, 5, 7])
+def test_lxc_download_of_every_level_is_shown_what_the_rules_say(
+    level: int, mode: str, published: Published, web: Web, tmp_path: Path
+) -> None:
+    least = {  # by rules of conftest.py
+        ("tiny", "1", "amd64", "default"): {"system": 1, "user": 1},
+        ("tiny", "1", "arm64", "default"): {"system": 1, "user": 4},
+        ("tiny", "2", "amd64", "cloud"): {"system": 3, "user": 3},
+    }
+    listed = clients.lxc_list(web, tmp_path, level=level, user=mode == "user")
+    assert [tuple(line[:4]) for line in listed] == [name for name in least if least[name][mode] <= level]
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_lxc_download_of_an_old_level_unpacks_what_it_is_shown(user: bool, web: Web, tmp_path: Path) -> None:
+    hidden = ("tiny", "2", "amd64", "cloud")
+    container = clients.lxc_template(web, tmp_path, *hidden, level=3, user=user)
+    assert (container / "rootfs/etc/serial").is_file()
+    assert ("userns.conf" in (container / "config").read_text()) == user
+    with pytest.raises(clients.ClientFailed, match="Couldn't find a matching image"):
+        clients.lxc_template(web, tmp_path, *hidden, level=2, user=user)
+
+
 def test_every_lxc_index_names_builds_that_are_there(published: Published) -> None:
     lines = {
         IndexLine(*line.split(";"))

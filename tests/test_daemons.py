@@ -216,3 +216,10 @@ def test_incus_itself_sees_a_republication_when_its_index_is_old(
     ((new, serial),) = seen().items()
     assert serial == after
     assert remote.export("tiny/1", tmp_path / "new") == new
+
+
+def test_lxc_starts_the_container_that_it_made(shop: Shop, trees: list[Path], tmp_path: Path) -> None:
+    web = replace(shop.web, url=shop.show("lxc", trees[1]))
+    rootfs = clients.lxc_create(web, tmp_path, *PRODUCT.split("/"))
+    said = clients.lxc_start(rootfs.parent, "cat", "/etc/serial", "/etc/hostname")
+    assert said == f"{serials(trees[1])[-1]}\nc\n"
