@@ -38,25 +38,22 @@ def lxc4(web: Web, work: Path, key: Path, *product: str, mode: str = "system", l
         fetched.append(path)
         return into
 
-    def verified(path: str) -> Path:
-        signed, signature = get(path), get(f"{path}.asc")
-        clients.gpg_verify(ring, signature, signed)
-        return signed
+    def pair(path: str) -> tuple[Path, Path]:
+        signed = get(path)
+        return get(f"{path}.asc"), signed
 
-    index = f"/meta/1.0/index-{mode}"
     try:
-        get(f"{index}.{level}"), get(f"{index}.{level}.asc")
+        signature, index = pair(f"/meta/1.0/index-{mode}.{level}")
     except ClientFailed:
-        listed = verified(index)
-    else:
-        listed = verified(f"{index}.{level}")
-    for line in listed.read_text().splitlines():
+        signature, index = pair(f"/meta/1.0/index-{mode}")
+    clients.gpg_verify(ring, signature, index)
+    for line in index.read_text().splitlines():
         *names, _, path = line.split(";")
         if tuple(names) == product and path:
-            verified(f"{path}/rootfs.tar.xz")
-            verified(f"{path}/meta.tar.xz")
+            clients.gpg_verify(ring, *pair(f"{path}/rootfs.tar.xz"))
+            clients.gpg_verify(ring, *pair(f"{path}/meta.tar.xz"))
             return fetched
-    raise Refused(f"{';'.join(product)} is not in {listed.name}")
+    raise Refused(f"{';'.join(product)} is not in {index.name}")
 
 
 def sstream_mirror(web: Web, work: Path, key: Path) -> dict[str, str]:
