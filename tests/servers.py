@@ -119,6 +119,7 @@ http {{
   {" ".join(f'{name}_temp_path "{home}/{name}";' for name in temporary)}
   types {{ application/json json sjson; text/html html; }}
   default_type application/octet-stream;
+  gzip_static on;  # the .gz beside a file, to who takes it
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate "{home}/server.pem";

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,6 +146,17 @@ def test_client_downloads_what_it_listed(name: str, kind: str, web: Web, tmp_pat
     alias = image["aliases"][-1]["name"]
     assert f"Fingerprint: {image['fingerprint']}" in remote.info(alias, vm=vm)
     assert remote.export(alias, tmp_path / "out", vm=vm) == image["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["incus", "lxc"])
+def test_client_reads_the_compressed_index(name: str, published: Published, web: Web, tmp_path: Path) -> None:
+    before = web.log.stat().st_size
+    assert REMOTES[name](web, tmp_path).images()
+    seen = web.log.read_text()[before:]
+    sent = re.findall(r'"GET (/streams/v1/\S+) HTTP/1.1" 200 (\d+) ', seen)
+    assert sent
+    for path, size in sent:
+        assert int(size) == (published.latest / f"{path[1:]}.gz").stat().st_size
 
 
 def test_lxc_create_unpacks_the_newest_build(lxc_index: list[IndexLine], web: Web, tmp_path: Path) -> None:
