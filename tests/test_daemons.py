@@ -13,12 +13,20 @@ import pytest
 from busybox import machine
 from daemons import Daemon
 from servers import Web, nginx
-from sites import Key, Site, build, matrix
+from sites import Key, Site, build, files, matrix
 
 from jenkins import standin
 from jenkins.controller import Controller
 
-PRODUCT = "tiny/1/amd64/default"
+PRODUCT, LXDS = "tiny/1/amd64/default", "tiny/2/amd64/default"
+# Deltas of disks, but never before Incus, which would apply them to containers.
+SETTINGS = """
+[deltas]
+vm = true
+[[rules]]
+match = "tiny/2"
+clients = ["lxd"]
+"""
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
 COMBINED = {
     "rootfs.squashfs": "combined_squashfs_sha256",
@@ -53,11 +61,12 @@ def trees(tmp_path_factory: pytest.TempPathFactory, key: Key) -> list[Path]:
     """What the world saw after each of three publications: of one image, of two, of the third alone."""
     base, found = tmp_path_factory.mktemp("trees"), []
     with standin.serve(Controller(base / "jenkins")) as running:
-        matrix(running.ci, PRODUCT)
+        matrix(running.ci, PRODUCT, LXDS)
         for keep in (3, 3, 1):
-            site = Site(base, running, key, lines=f"keep = {keep}")
+            site = Site(base, running, key, lines=f"keep = {keep}", more=SETTINGS)
             site.configure()
-            build(running.ci, PRODUCT, content={PRODUCT: machine(PRODUCT)})
+            content = {PRODUCT: machine(PRODUCT), LXDS: files(LXDS, kinds=("vm",))}
+            build(running.ci, PRODUCT, LXDS, content=content)
             site.publish()
             found.append(site.latest.resolve())
     assert [len(serials(tree)) for tree in found] == [1, 2, 1]
@@ -90,20 +99,21 @@ def name(request: pytest.FixtureRequest, daemon: Daemon) -> str:
     return f"{request.node.originalname}-{daemon.name}"
 
 
-def versions(tree: Path) -> dict[str, Any]:
+def versions(tree: Path, product: str = PRODUCT) -> dict[str, Any]:
     streams = json.loads((tree / "streams/v1/images.json").read_bytes())
-    return streams["products"][PRODUCT.replace("/", ":")]["versions"]
+    return streams["products"][product.replace("/", ":")]["versions"]
 
 
-def serials(tree: Path) -> list[str]:
-    return sorted(versions(tree))
+def serials(tree: Path, product: str = PRODUCT) -> list[str]:
+    return sorted(versions(tree, product))
 
 
-def fingerprint(daemon: Daemon, tree: Path, serial: str, root: str = "rootfs.squashfs") -> str:
+def fingerprint(
+    daemon: Daemon, tree: Path, serial: str, root: str = "rootfs.squashfs", product: str = PRODUCT
+) -> str:
     """What the index says that the daemon must come to."""
-    (item,) = [
-        item for item in versions(tree)[serial]["items"].values() if item["ftype"] == METADATA[daemon.name]
-    ]
+    items = versions(tree, product)[serial]["items"].values()
+    (item,) = [item for item in items if item["ftype"] == METADATA[daemon.name]]
     return item[COMBINED[root]]
 
 
@@ -193,6 +203,21 @@ def test_a_containers_delta_is_not_tried_on_a_virtual_machine(
     daemon.copy("tiny/1", vm=True)
     assert daemon.images()[fingerprint(daemon, trees[1], after, "disk.qcow2")] == "virtual-machine"
     assert shop.fetched(name) - seen == {f"{after}/incus.tar.xz", f"{after}/disk.qcow2"}
+
+
+@pytest.mark.parametrize("started", ["lxd"], indirect=True)
+def test_lxd_is_not_misled_by_the_delta_of_a_disk(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path]
+) -> None:
+    before, after = serials(trees[1], LXDS)
+    assert f"disk.{before}.qcow2.vcdiff" in versions(trees[1], LXDS)[after]["items"]
+    daemon.follow(shop.show(name, trees[0]))
+    daemon.copy("tiny/2", vm=True)
+    shop.show(name, trees[1])
+    daemon.forget()
+    daemon.copy("tiny/2", vm=True)
+    wanted = [fingerprint(daemon, trees[1], serial, "disk.qcow2", LXDS) for serial in (before, after)]
+    assert daemon.images() == dict.fromkeys(wanted, "virtual-machine")
 
 
 def test_incus_itself_sees_a_republication_when_its_index_is_old(
