@@ -16,8 +16,8 @@ from tasks import config as configuration
 from tasks.errors import SettingsError
 from tasks.settings import (
     Axes,
-    Deltas,
     Day,
+    Deltas,
     Gate,
     Jenkins,
     Lxc,
