@@ -18,7 +18,7 @@ _DECODE = (*_XDELTA, "-d")
 # time. It takes about as much memory.
 _WINDOW_LEAST, _WINDOW_MOST = 64 << 20, 1 << 30
 # Related roots go at 50 MiB/s and more; what is much slower has little in common with its base.
-_PATIENCE = 30  # seconds
+_PATIENCE = 10  # seconds
 _ENCODING, _DECODING = 16 << 20, 4 << 20  # bytes a second; decoding goes at 500 MiB/s
 
 _turns = threading.BoundedSemaphore(CORES)  # each takes a core, and memory for its window

@@ -9,6 +9,7 @@ from sites import CHECKOUT
 from tools import need
 
 SMALL = {
+    "deltas.py": ["--mib=1", "--runs=1"],
     "hashes.py": ["--products=2", "--images=1", "--size=1000", "--runs=1"],
     "many.py": ["--products=2", "--payload=1000", "--runs=1"],
     "tarball.py": ["--mib=1", "--members=20", "--runs=1"],
@@ -21,7 +22,7 @@ def test_every_benchmark_is_run_here() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_it_runs_and_prints_ratios(name: str) -> None:
-    need("xz")
+    need("xz", "xdelta3")
     argv = [sys.executable, str(CHECKOUT / "tests/benchmarks" / name), *SMALL[name]]
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)

@@ -134,6 +134,15 @@ def test_a_delta_whose_base_left_is_not_listed_and_goes_with_its_image(site: Sit
     assert site.doit("verify").code == 0
 
 
+def test_an_image_that_was_taken_back_is_no_base(two) -> None:
+    site, first, second = two
+    site.publish()
+    assert site.doit("withdraw", f"{A}/{second}").code == 0
+    third = made(site)
+    site.publish()
+    assert deltas(site, third) == {"squashfs.vcdiff": first}
+
+
 @pytest.mark.parametrize("now", [("--now",), ()])
 def test_a_delta_whose_base_is_withdrawn_is_not_listed(two, now) -> None:
     site, first, second = two
