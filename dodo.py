@@ -85,8 +85,8 @@ def task_streams() -> dict[str, object]:
     return {
         "actions": step(show.streams),
         "file_dep": [site.catalogue],
-        "targets": tree.stream_files(site.public),
-        "uptodate": [same(lambda: rules), same(lambda: run.settings.signing.key)],
+        "targets": show.stream_files(),
+        "uptodate": [same(lambda: (rules, run.settings.list)), same(lambda: run.settings.signing.key)],
     }
 
 

@@ -132,19 +132,20 @@ class _Reader:
 
     def located(self, settings: Settings, clone: Path) -> Settings:
         """Check what only the whole can tell, and make the key and local mirrors absolute."""
-        names = [mirror.name for mirror in settings.mirror]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            self.fault("mirror", f"two mirrors are called {name!r}; names must differ")
+        for what, rows in (("mirror", settings.mirror), ("list", settings.list)):
+            names = [row.name for row in rows]
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                self.fault(what, f"two {what}s are called {name!r}; names must differ")
         root, home = settings.site.root.resolve(), clone.resolve()
         if home.is_relative_to(root) or root.is_relative_to(home):
             self.fault("site.root", f"{settings.site.root} and the checkout {clone} must lie apart")
         if settings.jenkins:
             self.check_jenkins(settings.jenkins)
         for number, rule in enumerate(settings.rules, start=1):
-            if rule.match.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
-                self.fault(f"rules[{number}].match", "has more than os/release/arch/variant")
-            if "" in rule.match.split("/"):
-                self.fault(f"rules[{number}].match", f"{rule.match!r} has an empty part, so it fits nothing")
+            self.check_match(f"rules[{number}].match", rule.match)
+        for number, one in enumerate(settings.list, start=1):
+            for pattern in one.match:
+                self.check_match(f"list[{number}].match", pattern)
         signing = settings.signing
         if not signing.uses_gpg:
             signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
@@ -155,6 +156,13 @@ class _Reader:
             for mirror in settings.mirror
         )
         return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
+
+    def check_match(self, where: str, pattern: str) -> None:
+        """Check a pattern of products."""
+        if pattern.count("/") > 3:  # noqa: PLR2004 - os/release/arch/variant
+            self.fault(where, "has more than os/release/arch/variant")
+        if "" in pattern.split("/"):
+            self.fault(where, f"{pattern!r} has an empty part, so it fits nothing")
 
     def check_jenkins(self, jenkins: Jenkins) -> None:
         """Check the two small languages of ``[jenkins]``."""

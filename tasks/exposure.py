@@ -31,9 +31,20 @@ class Exposure:
         levels = {int(path.suffix[1:]) for path in shown if path.suffix[1:].isdigit()}
         return Lxc(levels=tuple(sorted(levels))) if shown else self._settings.lxc
 
+    @property
+    def lists(self) -> list[str]:
+        """The lists that are shown beside images.json: those of the pinned snapshot, where there is one."""
+        pin = self._run.decisions.pinned()
+        shown = self._layout.snapshots / pin.snapshot / "public" if pin else None
+        return tree.lists(shown) if shown else [one.name for one in self._settings.list]
+
+    def stream_files(self) -> list[Path]:
+        """Every file of the streams."""
+        return tree.stream_files(self._layout.public, self.lists)
+
     def files(self) -> list[Path]:
         """Every file that names images."""
-        return tree.stream_files(self._layout.public) + tree.lxc_files(self._layout.public, self.lxc)
+        return self.stream_files() + tree.lxc_files(self._layout.public, self.lxc)
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""
@@ -53,7 +64,8 @@ class Exposure:
 
     def streams(self) -> str:
         """Write and sign the streams."""
-        return indexes.write_streams(self._layout, self._settings.rules, self._run.signer)
+        rules, lists = self._settings.rules, self._settings.list
+        return indexes.write_streams(self._layout, rules, self._run.signer, lists=lists)
 
     def lxc_index(self) -> str:
         """Write and sign the indexes of LXC."""

@@ -4,7 +4,7 @@ The tree is not what the world sees, so the order here only has to be honest: wh
 what names it.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
@@ -16,13 +16,14 @@ from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.ledgers import adopt
-from tasks.policy import matches
+from tasks.policy import CLIENTS, matches
 from tasks.proof import Fault, prove_tree
-from tasks.settings import Lxc, Rule, Settings, Share
+from tasks.settings import List, Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
 from tasks.words import counted
 
+BOTH = (streams.INDEX, streams.IMAGES)
 SHOWN = 10  # faults named before the rest is only counted
 
 
@@ -109,26 +110,37 @@ def write_streams(
     rules: Iterable[Rule],
     signer: Callable[[], Signer],
     held: Quarantine = NONE,
+    lists: Collection[List] = (),
 ) -> str:
-    """index.json and images.json with .gpg, .sjson and .gz, at both of their places.
+    """index.json and images.json with .gpg, .sjson and .gz, at both of their places, and those of each list.
 
-    A product in quarantine keeps the entry that is exposed now, an image in quarantine has none.
+    A product in quarantine keeps the entry that is exposed now, an image in quarantine has none. Lists
+    of other names go.
     """
     listing = _listing(layout)
     if listing.pinned:
         return _again(layout, listing, (STREAMS, STREAMS_TWIN), signer)
     images, rules = tuple(i for i in listing.images if i.path not in held.images), tuple(rules)
-    exposed = _incumbents(layout, listing) if held.products else {}
-    kept = {key: exposed[key] for key in held.products if key in exposed}
-    document = streams.images_json((i for i in images if i.product.key not in held.products), rules, kept)
+    shown = tuple(i for i in images if i.product.key not in held.products)
+    document = streams.images_json(shown, rules, _kept(layout, listing, held))
     changed = tree.put_streams(layout.public, document, signer())
-    count = len(streams.keys(document))
+    dead_lists = list[str]()
+    counts = [counted(len(streams.keys(document)), "product")]
+    for one in lists:
+        kept = streams.chosen(_kept(layout, listing, held, one.name), one.match)
+        document = streams.images_json(shown, rules, kept, (one.client,), one.match)
+        changed |= tree.put_streams(layout.public, document, signer(), one.name)
+        counts.append(f"{len(streams.keys(document))} in {one.name}")
+        empty = [what for what in one.match if not any(matches(what, i.product) for i in images)]
+        dead_lists += [f"; the list {one.name}: no product matches {what!r}" for what in empty]
+    changed |= _drop_lists(layout, {one.name for one in lists})
     twins = duplicates(images)
     dead = idle(layout, images, rules)
     named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
     notes = [f"; no product for {len(dead)} of {counted(len(rules), 'rule')}: {named}"] if dead else []
+    notes += dead_lists
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
-    return counted(count, "product") + ("" if changed else ", no byte changed") + "".join(notes)
+    return ", ".join(counts) + ("" if changed else ", no byte changed") + "".join(notes)
 
 
 def _again(
@@ -154,9 +166,20 @@ def _listing(layout: Layout) -> Catalogue:
     return load(layout.catalogue, Catalogue) or Catalogue(())
 
 
-def _incumbents(layout: Layout, listing: Catalogue) -> dict[str, streams.Json]:
-    """The products that are exposed, as they are, but for what was taken out since."""
-    return streams.without(tree.listed_streams(layout.latest), listing.refused)
+def _kept(layout: Layout, listing: Catalogue, held: Quarantine, of: str = "") -> dict[str, streams.Json]:
+    """The products in quarantine as a list has them exposed, but for what was taken out since."""
+    exposed = tree.listed_streams(layout.latest, of) if held.products else {}
+    mine = {key: product for key, product in exposed.items() if key in held.products}
+    return streams.without(mine, listing.refused)
+
+
+def _drop_lists(layout: Layout, wanted: Collection[str]) -> bool:
+    """Remove the lists of all other names; says whether there was one."""
+    stale = [name for name in tree.lists(layout.public) if name not in wanted]
+    for directory in (layout.public / top / name for name in stale for top in (STREAMS, STREAMS_TWIN)):
+        if directory.exists():
+            files.remove(directory, layout.staging)
+    return bool(stale)
 
 
 def write_lxc(
@@ -195,13 +218,13 @@ def prove(
     product stays as it is exposed, the indexes are written again, and proven again. Raises
     ProofError for the rest, and nothing is exposed then.
     """
-    rules, lxc, held = settings.rules, settings.lxc, NONE
+    rules, lxc, held, lists = settings.rules, settings.lxc, NONE, settings.list
     pinned = _listing(layout).pinned  # what was shown before has no newcomers to blame
     # The indexes may be what an earlier quarantine left of them.
     if not pinned and (load(layout.quarantine, Quarantine) or NONE) != NONE:
-        write_streams(layout, rules, signer)
+        write_streams(layout, rules, signer, lists=lists)
         write_lxc(layout, rules, lxc, signer)
-    while faults := _faults(layout, held):
+    while faults := _faults(layout, held, () if pinned else lists):
         more = held.with_faults(faults)
         if pinned or more == held or any(not fault.product for fault in faults):
             lines = list(dict.fromkeys(map(str, faults)))
@@ -212,7 +235,7 @@ def prove(
         if not allow_shrink():
             _refuse_shrink(layout, _spared(layout, held), settings.site.max_shrink)
         save(layout.quarantine, held)  # before it shows: a kill must not make it look like all there is
-        write_streams(layout, rules, signer, held)
+        write_streams(layout, rules, signer, held, lists)
         write_lxc(layout, rules, lxc, signer, held)
     save(layout.quarantine, held)
     count = len(held.products) + len(held.images)
@@ -227,8 +250,8 @@ def _spared(layout: Layout, held: Quarantine) -> set[str]:
     return kept | out | (held.products.keys() & exposed)
 
 
-def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
-    """Everything that any client would stumble over."""
+def _faults(layout: Layout, held: Quarantine, lists: Iterable[List]) -> list[Fault]:
+    """Everything that any client would stumble over; a list that nobody knows of may be for each."""
     public = layout.public
     sizes = files.sizes(public)
     incumbents = {
@@ -238,24 +261,29 @@ def _faults(layout: Layout, held: Quarantine) -> list[Fault]:
     }
 
     lxc = [str(path.relative_to(public)) for path in tree.lxc_indexes(public)]
-    found = prove_tree(lambda path: files.read(public / path), sizes.get, lxc, incumbents)
-    return [*found, *unsigned(layout, sizes.keys(), held)]
+    readers = dict.fromkeys(tree.lists(public), CLIENTS) | {one.name: (one.client,) for one in lists}
+    found = prove_tree(lambda path: files.read(public / path), sizes.get, lxc, incumbents, readers)
+    return [*found, *unsigned(layout, sizes.keys(), held, readers)]
 
 
-def unsigned(layout: Layout, present: Container[str], held: Quarantine) -> list[Fault]:
+def unsigned(
+    layout: Layout, present: Container[str], held: Quarantine, lists: Collection[str] = ()
+) -> list[Fault]:
     """Published files without their signature."""
     found = [
         Fault("", f"{path.relative_to(layout.public)} does not exist")
-        for path in tree.stream_files(layout.public)
+        for path in tree.stream_files(layout.public, lists)
         if not path.exists()
     ]
+    both = [(STREAMS / of / name, STREAMS_TWIN / of / name) for of in ("", *lists) for name in BOTH]
     found += [
-        Fault("", f"{STREAMS_TWIN / name} is not the same as {STREAMS / name}")
-        for name in (streams.INDEX, streams.IMAGES)
-        if files.read(layout.public / STREAMS / name) != files.read(layout.public / STREAMS_TWIN / name)
+        Fault("", f"{twin} is not the same as {path}")
+        for path, twin in both
+        if files.read(layout.public / path) != files.read(layout.public / twin)
     ]
-    for top, suffix in ((STREAMS, ".gpg"), (STREAMS_TWIN, ".gpg"), (LXC, ".asc")):
-        for path in (layout.public / top).iterdir():
+    tops = [(top / of, ".gpg") for of in ("", *lists) for top in (STREAMS, STREAMS_TWIN)]
+    for top, suffix in (*tops, (LXC, ".asc")):
+        for path in (layout.public / top).glob("*"):
             plain = path.suffix == ".json" if suffix == ".gpg" else path.suffix != ".asc"
             ours = path.name.startswith(files.TEMPORARY)
             if plain and not ours and not path.with_name(path.name + suffix).exists():

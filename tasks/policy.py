@@ -76,6 +76,11 @@ def matches(pattern: str, product: Product) -> bool:
     )
 
 
+def matched(product: Product, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns covers the product."""
+    return any(matches(pattern, product) for pattern in patterns)
+
+
 def digest(product: Product, rules: Iterable[Rule]) -> str:
     """A mark of the rules that match, which changes when the operator edits one of them."""
     mine = [rule for rule in rules if matches(rule.match, product)]

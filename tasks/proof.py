@@ -14,11 +14,14 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tasks.image import META, ROOT_TAR, canonical_arch
+from tasks.layout import STREAMS
 from tasks.settings import Day
 from tasks.words import counted
 
 Incumbents = Mapping[str, Collection[str]]  # product -> its aliases in what is exposed
 NOBODY: Incumbents = {}
+Readers = Mapping[str, Collection[str]]  # list -> the clients that read it
+NOT_ANY: Readers = {}
 SizeOf = Callable[[str], int | None]  # path below public -> bytes, None when it is not there
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
 # ftype of a root -> (type of image, keys of its combined hash, the first one present counts)
@@ -125,12 +128,45 @@ def prove_tree(
     size_of: SizeOf,
     lxc: Iterable[str],
     incumbents: Incumbents = NOBODY,
+    lists: Readers = NOT_ANY,
 ) -> Iterator[Fault]:
-    """Everything that any client would stumble over in a tree; ``lxc`` are the paths of its LXC indexes."""
+    """Everything that any client would stumble over in a tree; ``lxc`` are the paths of its LXC indexes.
+
+    ``lists`` has the clients that read each list beside images.json; what is wrong with that too is
+    said once.
+    """
+    seen = set()
     for client in METADATA:
-        yield from prove_streams(read, size_of, client, incumbents)
+        for fault in prove_streams(read, size_of, client, incumbents):
+            seen.add(fault)
+            yield fault
+    everything = _images(_document(read(f"{STREAMS}/images.json"), "")) if lists else set()
+    for name, clients in lists.items():
+        served = as_served(read, name)
+        for client in clients:
+            for fault in prove_streams(served, size_of, client, incumbents):
+                if fault not in seen:
+                    yield fault._replace(what=f"{fault.what} (in the list {name})")
+        for key, serial in sorted(_images(_document(served(f"{STREAMS}/images.json"), "")) - everything):
+            yield Fault("", f"the list {name} names {key} {serial}, and images.json does not")
     for path in lxc:
         yield from prove_lxc(read(path) or b"", PurePosixPath(path).name, size_of)
+
+
+def as_served(read: Callable[[str], bytes | None], name: str) -> Callable[[str], bytes | None]:
+    """What the web server hands to those whose list this is: its files at the URLs of the streams."""
+
+    def reading(path: str) -> bytes | None:
+        directory, _, file = path.rpartition("/")
+        return read(f"{STREAMS}/{name}/{file}" if directory == str(STREAMS) else path)
+
+    return reading
+
+
+def _images(document: Mapping[str, object] | Fault) -> set[tuple[str, str]]:
+    """The product and serial of every image that a products file names."""
+    products = _objects({} if isinstance(document, Fault) else document, "products")
+    return {(key, serial) for key, product in products for serial, _ in _objects(product, "versions")}
 
 
 def prove_lxc(index: bytes, name: str, size_of: SizeOf) -> Iterator[Fault]:

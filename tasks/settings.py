@@ -77,6 +77,32 @@ class Day(msgspec.Struct, frozen=True):
         return cls(text)
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """A regular expression on a User-Agent: what Python and PCRE, and so nginx and Apache, read alike."""
+
+    pattern: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Agent":
+        """Read ``^LXD ``; raises ValueError."""
+        escapes = [one for one in re.findall(r"\\.", text) if one[1].isalnum() and one[1] not in "dDwWsSbB"]
+        rest = re.sub(r"\\.", "", text)
+        strange = [*escapes, *re.findall(r"\(\?(?!:|=|!|<=|<!|i\)).?|\{,|\[\[|[+*?}]\+", rest)]
+        why = ""
+        if not text or not text.isascii() or not text.isprintable():
+            why = "it must be one line of ASCII, and not empty"
+        elif strange:
+            why = f"not every web server reads {strange[0]!r} so"
+        else:
+            try:
+                re.compile(text)
+            except (re.error, RecursionError, OverflowError) as error:
+                why = str(error)
+        if why:
+            raise ValueError(f"{text!r} is no regular expression like '^LXD ': {why}")
+        return cls(text)
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """``[site]``: the working tree and what it keeps."""
 
@@ -180,6 +206,24 @@ class Deltas(msgspec.Struct, frozen=True, kw_only=True):
     vm: bool = False
 
 
+class List(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[list]]``: a list for some clients, which the web server hands to them instead of images.json.
+
+    It holds what ``client`` may see of the products that ``match`` names, with its metadata alone.
+    """
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^(?!images\Z|index\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z",
+            description="made of letters, digits, '_' and '-', and neither 'images' nor 'index'",
+        ),
+    ]
+    client: Literal["incus", "lxd"]
+    match: tuple[NonEmpty, ...] = ("*",)
+    agent: Agent | None = None  # whose User-Agent gets it; None is nobody, unless by its own URL
+
+
 class Lxc(msgspec.Struct, frozen=True, kw_only=True):
     """``[lxc]``: the compat-level indexes written beside the bare one."""
 
@@ -213,6 +257,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signing: Signing
     jenkins: Jenkins | None = None
     rules: tuple[Rule, ...] = ()
+    list: tuple[List, ...] = ()
     deltas: Deltas = Deltas()
     lxc: Lxc = Lxc()
     snapshot: Snapshot = Snapshot()

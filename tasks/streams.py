@@ -14,7 +14,7 @@ import msgspec
 from tasks.catalogue import duplicates
 from tasks.image import DISK, INCUS, LXD, ROOT_TAR, SQUASHFS, Image, Product
 from tasks.layout import STREAMS
-from tasks.policy import Policy, policy
+from tasks.policy import CLIENTS, Policy, matched, policy
 from tasks.settings import Rule
 
 Json: TypeAlias = "dict[str, Json] | list[str] | str | int"
@@ -36,11 +36,16 @@ INDEX, IMAGES = "index.json", "images.json"
 
 
 def images_json(
-    images: Iterable[Image], rules: Iterable[Rule], kept: Mapping[str, Json] = NOTHING
+    images: Iterable[Image],
+    rules: Iterable[Rule],
+    kept: Mapping[str, Json] = NOTHING,
+    readers: tuple[str, ...] = CLIENTS,
+    match: Iterable[str] | None = None,
 ) -> dict[str, Json]:
-    """The products file, with ``kept`` products as they are.
+    """The products file that these clients read, with ``kept`` products as they are.
 
-    Left out are images for LXC alone, which have no metadata, and repeated fingerprints.
+    Left out are images for LXC alone, which have no metadata, and repeated fingerprints. With
+    patterns in ``match`` it is a list for ``readers`` alone: what these may not see is left out too.
     """
     images, rules = tuple(images), tuple(rules)
     twins = duplicates(images)
@@ -48,16 +53,22 @@ def images_json(
     for image in images:
         if image.fingerprints and image.path not in twins:
             lines.setdefault(image.product, []).append(image)
+    told = {one: policy(one, rules) for one in lines}
+    if match is not None:
+        told = {one: of for one, of in told.items() if {*readers} & {*of.clients} and matched(one, match)}
     return {
         "content_id": "images",
         "datatype": "image-downloads",
         "format": "products:1.0",
-        "products": {**{one.key: _product(one, of, policy(one, rules)) for one, of in lines.items()}, **kept},
+        "products": {**{one.key: _product(one, lines[one], of, readers) for one, of in told.items()}, **kept},
     }
 
 
 def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]:
-    """The index; the signed one names the signed products file (``images.sjson``)."""
+    """The index of any list; the signed one names the signed products file (``images.sjson``).
+
+    It names the URL, at which a web server serves the list of whoever asks.
+    """
     entry: dict[str, Json] = {
         "datatype": "image-downloads",
         "format": "products:1.0",
@@ -114,6 +125,14 @@ def paths(products: Mapping[str, Json]) -> set[str]:
     return {_path(key, serial) for key, product in products.items() for serial in _versions(product)}
 
 
+def chosen(products: Mapping[str, Json], match: Iterable[str]) -> dict[str, Json]:
+    """The products of a products file that one of the patterns covers."""
+    patterns = tuple(match)
+    return {
+        key: of for key, of in products.items() if matched(Product.parse(key.replace(":", "/")), patterns)
+    }
+
+
 def without(products: Mapping[str, Json], gone: Collection[str]) -> dict[str, Json]:
     """A products file's products without some images; a product without any other goes too."""
     left: dict[str, Json] = {}
@@ -159,7 +178,10 @@ def gzipped(data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=6, mtime=0)
 
 
-def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[str, Json]:
+def _product(
+    product: Product, images: Iterable[Image], rules: Policy, readers: tuple[str, ...]
+) -> dict[str, Json]:
+    clients = [one for one in rules.clients if one in readers]
     listed = {one.serial: one for one in images}
     eol: dict[str, Json] = {"support_eol": rules.support_eol} if rules.support_eol else {}
     return eol | {
@@ -172,7 +194,7 @@ def _product(product: Product, images: Iterable[Image], rules: Policy) -> dict[s
         "requirements": dict(rules.requirements),
         "variant": product.variant,
         "versions": {
-            serial: {"items": items(one, rules.clients) | delta_items(one, listed, rules.clients)}
+            serial: {"items": items(one, clients) | delta_items(one, listed, clients)}
             for serial, one in listed.items()
         },
     }

@@ -3,7 +3,7 @@
 A tree is a directory with ``images``, ``streams`` and ``meta`` below: the site's own, or a snapshot's.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -19,10 +19,11 @@ from tasks.streams import Json
 FORMS = ("json", "json.gpg", "json.gz", "sjson")
 
 
-def stream_files(public: Path) -> list[Path]:
-    """Every file that ``put_streams`` leaves."""
+def stream_files(public: Path, lists: Iterable[str] = ()) -> list[Path]:
+    """Every file that ``put_streams`` leaves, for images.json and these lists."""
     return [
-        public / top / f"{name}.{form}"
+        public / top / of / f"{name}.{form}"
+        for of in ("", *lists)
         for top in (STREAMS, STREAMS_TWIN)
         for name in ("images", "index")
         for form in FORMS
@@ -40,14 +41,23 @@ def lxc_indexes(public: Path) -> list[Path]:
     return sorted(path for path in (public / LXC).glob("index-*") if path.suffix != ".asc")
 
 
+def lists(public: Path) -> list[str]:
+    """The names of the lists beside images.json that a tree has."""
+    found = (path for top in (STREAMS, STREAMS_TWIN) for path in (public / top).glob("*"))
+    return sorted({path.name for path in found if path.is_dir()})
+
+
 def listed_products(public: Path) -> set[str]:
     """The keys of the products that a tree lists."""
     return set(listed_streams(public)) | set(lxc_lines(public / LXC / "index-system"))
 
 
-def listed_streams(public: Path) -> dict[str, Json]:
-    """The products of a tree's images.json, as they stand there."""
-    document = load(public / STREAMS / streams.IMAGES, dict) or {}
+def listed_streams(public: Path, of: str = "") -> dict[str, Json]:
+    """The products of a tree's images.json, or of a list, as they stand there.
+
+    No list names an image that images.json does not: ``proof`` sees to that.
+    """
+    document = load(public / STREAMS / of / streams.IMAGES, dict) or {}
     products = document.get("products")
     return products if isinstance(products, dict) else {}
 
@@ -77,11 +87,11 @@ def listed_images(public: Path) -> Iterator[Image]:
                 yield image
 
 
-def put_streams(public: Path, document: Mapping[str, Json], by: Signer) -> bool:
-    """Write images.json and index.json with .gpg, .sjson and .gz, at both of their places."""
+def put_streams(public: Path, document: Mapping[str, Json], by: Signer, of: str = "") -> bool:
+    """Write images.json and index.json, or those of a list, with .gpg, .sjson and .gz, at both places."""
     names, changed = streams.keys(document), False
     for place in (STREAMS, STREAMS_TWIN):
-        directory = public / place
+        directory = public / place / of
         changed |= _put_stream(directory / streams.IMAGES, streams.text(document), None, by)
         index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
         changed |= _put_stream(directory / streams.INDEX, index, signed, by)
@@ -106,11 +116,14 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
 
 def strip(public: Path, gone: Collection[str], by: Signer) -> bool:
     """Take images out of every index of a tree; says whether one named them."""
-    document = load(public / STREAMS / streams.IMAGES, dict) or {}
-    products = listed_streams(public)
-    left = streams.without(products, gone)
-    if changed := left != products:
-        put_streams(public, {**document, "products": left}, by)
+    changed = False
+    for of in ("", *lists(public)):
+        document = load(public / STREAMS / of / streams.IMAGES, dict) or {}
+        products = listed_streams(public, of)
+        left = streams.without(products, gone)
+        if left != products:
+            put_streams(public, {**document, "products": left}, by, of)
+            changed = True
     for index in lxc_indexes(public):
         lines = lxc_lines(index).values()
         kept = [line for line in lines if lxcindex.path(line) not in gone]
@@ -132,6 +145,7 @@ def copy_indexes(source: Path, target: Path, top: PurePosixPath) -> bool:
     for path in stale:
         if path.relative_to(target) not in wanted:
             files.unlink(path)
+            files.remove_empty(path.parent, target / top)
             changed = True
     for path in sorted(wanted):
         changed |= files.write_changed(target / path, files.read(source / path) or b"")

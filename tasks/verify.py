@@ -17,10 +17,12 @@ from tasks.audit import Audit, audit
 from tasks.errors import TreeError
 from tasks.image import METADATA, SUMS, Image
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.policy import CLIENTS
 from tasks.proof import listed_items, prove_tree
 from tasks.settings import Lxc
 from tasks.sign import Verifier
 from tasks.threads import CORES, apart, together
+from tasks.tree import lists
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
 Say = Callable[[str], object]
@@ -75,20 +77,19 @@ class _Verification:
     def all(self, lxc: Lxc) -> Verified:
         """Images first: the indexes are held against them."""
         self._read_images()
-        for top in (STREAMS, STREAMS_TWIN):
-            self._stream(top, streams.IMAGES)
-            self._stream(top, streams.INDEX)
-        for name in (streams.IMAGES, streams.INDEX):
-            if self._read(STREAMS / name) != self._read(STREAMS_TWIN / name):
-                self._fault(STREAMS_TWIN / name, f"is not the same as {STREAMS / name}")
+        names = lists(self._tree)
+        for of in ("", *names):
+            self._streams(of)
         present = {PurePosixPath(path) for path in self._sizes}
         indexes = {path.with_name(path.name.removesuffix(".asc")) for path in present if path.parent == LXC}
         for path in sorted(indexes | {LXC / name for name in lxcindex.names(lxc.levels)}):
             self._signed(path, ".asc")
-        self._items()
+        for of in ("", *names):
+            self._items(STREAMS / of / streams.IMAGES)
         self._deltas()
         plain = sorted(str(path) for path in indexes & present)
-        said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain)
+        readers = dict.fromkeys(names, CLIENTS)
+        said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain, lists=readers)
         for line in dict.fromkeys(map(str, said)):
             self._fault(line)
         return self._done
@@ -145,6 +146,15 @@ class _Verification:
             self._fault(f"{path}{suffix}", why)
         return data
 
+    def _streams(self, of: str) -> None:
+        """images.json and index.json, or those of a list, at both of their places."""
+        for name in (streams.IMAGES, streams.INDEX):
+            path, twin = STREAMS / of / name, STREAMS_TWIN / of / name
+            self._stream(path.parent, name)
+            self._stream(twin.parent, name)
+            if self._read(path) != self._read(twin):
+                self._fault(twin, f"is not the same as {path}")
+
     def _stream(self, top: PurePosixPath, name: str) -> None:
         """One stream file in its four forms, each with the same content."""
         path = top / name
@@ -182,9 +192,8 @@ class _Verification:
         whole = unpacker.eof and not unpacker.unused_data
         return "" if whole or text != data else "is cut, or has something after its end", text
 
-    def _items(self) -> None:
-        """What images.json says of files and combined hashes, against what the images say."""
-        path = STREAMS / streams.IMAGES
+    def _items(self, path: PurePosixPath) -> None:
+        """What a products file says of files and combined hashes, against what the images say."""
         for of, item in listed_items(self._read(path)):
             where = PurePosixPath(str(item.get("path")))
             image = self._images.get(str(where.parent))

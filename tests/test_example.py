@@ -1,15 +1,21 @@
 """The example configuration says what the tables of the reference say, for the whole of its job list."""
 
+import json
+import re
 from itertools import product as every
+from pathlib import Path
 
 import pytest
-from reference import TABLES_AS_RULES
+import reference
+from reference import TABLES_AS_RULES, Tables
 from sites import CHECKOUT
+from test_streams import CATALOGUE, images_of, write
 
 from tasks.config import read
 from tasks.image import Product
 from tasks.policy import policy
 from tasks.settings import Rule, Settings
+from tasks.streams import images_json
 
 EXAMPLE = CHECKOUT / "jenkins/images.linuxcontainers.org.toml"
 VARIANTS = ["default", "cloud", "desktop-gnome", "desktop"]
@@ -84,6 +90,44 @@ def test_every_rule_is_needed(example, tables) -> None:
     for at, rule in enumerate(example.rules):
         rest = example.rules[:at] + example.rules[at + 1 :]
         assert any(policy(product, rest) != wanted[product] for product in products), rule.match
+
+
+def test_its_lists_are_those_of_the_reference(example, tmp_path: Path) -> None:
+    """Which have the metadata of both clients in each."""
+    images = images_of(CATALOGUE)
+    write(tmp_path, images)
+    reference._write_streams(tmp_path, Tables(), [])
+    theirs = {path.name: path for path in (tmp_path / reference.LISTS).glob(".images.json.*")}
+    assert {f".images.json.{one.name}" for one in example.list} == theirs.keys()
+    for one in example.list:
+        ours = images_json(images, example.rules, readers=(one.client,), match=one.match)["products"]
+        expected = json.loads(theirs[f".images.json.{one.name}"].read_text())["products"]
+        assert ours.keys() == expected.keys()
+        for key, product in expected.items():
+            assert ours[key].pop("lxd_requirements") == product["requirements"]
+            for version in product["versions"].values():
+                del version["items"]["incus.tar.xz"]
+        assert ours == expected
+    sizes = [
+        len(json.loads(theirs[f".images.json.{one.name}"].read_text())["products"]) for one in example.list
+    ]
+    assert sizes[0] > sizes[1] > sizes[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        ("LXD 5.0.2 (Linux; x86_64; 6.1.0; Debian GNU/Linux; 12)", "lxd"),
+        ("LXD 4.0.9", "lxd"),
+        ("LXD 6.1 (Linux; x86_64)", "lxd_restricted"),
+        ("LXD 5.21.3 LTS (Linux; x86_64)", "lxd"),
+        ("LXD 60.1", "lxd_empty"),
+        ("Incus 6.0.4 (Linux; x86_64; 6.1.0; Debian GNU/Linux; 12) (dir 1)", ""),
+        ("lxc/5.0.2 compat:7", ""),
+    ],
+)
+def test_its_agents_tell_clients_apart(example, agent: str, name: str) -> None:
+    assert next((one.name for one in example.list if re.search(one.agent.pattern, agent)), "") == name
 
 
 def test_it_polls_as_the_reference_does(example) -> None:

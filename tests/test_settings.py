@@ -1,6 +1,7 @@
 """publish.toml: what it may say, and the line that each fault gets."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from reference import TABLES_AS_RULES, Tables
 from tasks import config as configuration
 from tasks.errors import SettingsError
 from tasks.settings import (
+    Agent,
     Axes,
     Day,
     Deltas,
     Gate,
     Jenkins,
+    List,
     Lxc,
     Mirror,
     Rule,
@@ -32,6 +35,7 @@ from tasks.settings import (
     is_remote,
 )
 
+LIST_NAME = "must be made of letters, digits, '_' and '-', and neither 'images' nor 'index' ('{}')"
 SITE = '[site]\nroot = "root"\n'
 SIGNING = '[signing]\nkey = "key.asc"\n'
 JENKINS = '[jenkins]\nurl = "https://ci.example.org"\n'
@@ -497,6 +501,39 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("deltas.max_ratio", "0", "expected float > 0.0"),
         ("deltas.max_ratio", "1.1", "expected float <= 1.0"),
         ("deltas.vm", "1", "expected bool, got int (1)"),
+        ("list.name", "'images'", LIST_NAME.removesuffix(" ('{}')")),
+        ("list.name", "'index'", LIST_NAME.removesuffix(" ('{}')")),
+        ("list.name", "''", LIST_NAME.format("")),
+        ("list.name", "'a.b'", LIST_NAME.format("a.b")),
+        ("list.name", "'a/b'", LIST_NAME.format("a/b")),
+        ("list.name", "'..'", LIST_NAME.format("..")),
+        ("list.name", "'-a'", LIST_NAME.format("-a")),
+        ("list.name", '"a\\n"', LIST_NAME.format(r"a\n")),
+        ("list.name", "'ä'", LIST_NAME.format("ä")),
+        ("list.client", "'lxc'", "'lxc' is not one of 'incus', 'lxd'"),
+        ("list.match", "'debian'", "expected array, got str ('debian')"),
+        ("list.match", "['debian/']", "'debian/' has an empty part, so it fits nothing"),
+        ("list.match", "['a/b/c/d/e']", "has more than os/release/arch/variant"),
+        *(
+            (
+                "list.agent",
+                f"'{text}'" if "\n" not in text else '"a\\nb"',
+                f"{text!r} is no regular expression like '^LXD ': {why}",
+            )
+            for text, why in (
+                ("[a", "unterminated character set at position 0"),
+                ("a(", "missing ), unterminated subpattern at position 1"),
+                ("", "it must be one line of ASCII, and not empty"),
+                ("ä", "it must be one line of ASCII, and not empty"),
+                ("a\nb", "it must be one line of ASCII, and not empty"),
+                (r"a\Z", r"not every web server reads '\\Z' so"),
+                (r"\\\N{DIGIT ONE}", r"not every web server reads '\\N' so"),
+                ("(?P<host>a)", "not every web server reads '(?P' so"),
+                ("[[:alpha:]]", "not every web server reads '[[' so"),
+                ("a{,3}", "not every web server reads '{,' so"),
+                ("a++", "not every web server reads '++' so"),
+            )
+        ),
         ("lxc.levels", "4", "expected array, got int (4)"),
         ("lxc.levels", "[0]", "expected int >= 1"),
         ("lxc.levels", "[10]", "expected int <= 9"),
@@ -559,17 +596,37 @@ def test_faults_of_values(config: Config, where: str, value: str, fault: str) ->
         "jenkins": ["url = 'https://ci'"],
         "rules": ["match = 'a'"],
         "mirror": ["name = 'a'", "url = 'b'"],
+        "list": ["name = 'a'", "client = 'lxd'"],
     }
     *tables, key = where.split(".")
     table = ".".join(tables)
     own = [line for line in lines.get(table, []) if not line.startswith(f"{key} ")]
     lines |= {table: [*own, f"{key} = {value}"]}
-    heads = {name: f"[[{name}]]" if name in ("rules", "mirror") else f"[{name}]" for name in lines}
+    heads = {name: f"[[{name}]]" if name in ("rules", "mirror", "list") else f"[{name}]" for name in lines}
     text = "\n".join(f"{heads[name]}\n" + "\n".join(lines[name]) for name in lines)
-    numbered = where.replace("rules.", "rules[1].").replace("mirror.", "mirror[1].")
+    numbered = (
+        where.replace("rules.", "rules[1].").replace("mirror.", "mirror[1].").replace("list.", "list[1].")
+    )
     told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
     numbered = next((told[start] for start in told if value.startswith(start)), numbered)
     assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)
+
+
+def test_lists(config: Config) -> None:
+    agents = ["^LXD ", r"^(?i)x\\.y".replace("^(?i)", "(?i)^"), r'a"b;{2}c$\'d\\\\u']
+    text = "".join(
+        f"[[list]]\nname = 'l{at}'\nclient = 'lxd'\nagent = {json.dumps(agent)}\n"
+        for at, agent in enumerate(agents)
+    )
+    found = config.read(f"{SITE}{SIGNING}{text}[[list]]\nname = 'none'\nclient = 'incus'\nmatch = []\n").list
+    assert found == (
+        *(List(name=f"l{at}", client="lxd", agent=Agent(agent)) for at, agent in enumerate(agents)),
+        List(name="none", client="incus", match=(), agent=None),
+    )
+    twice = "[[list]]\nname = 'a'\nclient = 'lxd'\n" * 2
+    assert config.faults(SITE + SIGNING + twice) == (
+        "publish.toml: list: two lists are called 'a'; names must differ",
+    )
 
 
 @pytest.mark.parametrize("day", ["'2030-04-30'", "2030-04-30"])
