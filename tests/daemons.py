@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from clients import ClientFailed, _environment, _run
 from tools import need, need_root, program
 
-START = 30  # seconds until it has to answer
+START = 30  # seconds until it has to answer, or to have done with a container
 STOP = 10  # and to end; then it is killed, with all that it started
 DAEMONS = {"incus": ("incus", "/usr/libexec/incus/incusd"), "lxd": ("lxc", "lxd")}  # client, daemon
 PRESEED = b"""\
@@ -56,10 +57,23 @@ class Daemon:
             for index in cache.glob("*"):
                 shutil.rmtree(index)
 
+    def _delete(self, instance: str) -> None:
+        """Delete an instance; lxd still stops one that did not start, and refuses meanwhile."""
+        until = time.monotonic() + START
+        while True:
+            try:
+                self("delete", "--force", instance)
+            except ClientFailed as failed:
+                if "busy" not in failed.errors or time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
     def clear(self) -> None:
         """Delete all that a test has left, so that the next begins with nothing."""
         for instance in json.loads(self("list", "--format=json")):
-            self("delete", "--force", instance["name"])
+            self._delete(instance["name"])
         for fingerprint in self.images():
             self("image", "delete", fingerprint)
         with suppress(ClientFailed):  # there is none

@@ -65,7 +65,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory, key: Key) -> list[Path]:
         for keep in (3, 3, 1):
             site = Site(base, running, key, lines=f"keep = {keep}", more=SETTINGS)
             site.configure()
-            content = {PRODUCT: machine(PRODUCT), LXDS: files(LXDS, kinds=("vm",))}
+            content = {PRODUCT: machine(PRODUCT), LXDS: files(LXDS, kinds=("container", "vm"))}
             build(running.ci, PRODUCT, LXDS, content=content)
             site.publish()
             found.append(site.latest.resolve())
@@ -212,12 +212,17 @@ def test_lxd_is_not_misled_by_the_delta_of_a_disk(
     before, after = serials(trees[1], LXDS)
     assert f"disk.{before}.qcow2.vcdiff" in versions(trees[1], LXDS)[after]["items"]
     daemon.follow(shop.show(name, trees[0]))
-    daemon.copy("tiny/2", vm=True)
-    shop.show(name, trees[1])
-    daemon.forget()
-    daemon.copy("tiny/2", vm=True)
-    wanted = [fingerprint(daemon, trees[1], serial, "disk.qcow2", LXDS) for serial in (before, after)]
-    assert daemon.images() == dict.fromkeys(wanted, "virtual-machine")
+    for tree in trees[:2]:
+        shop.show(name, tree)
+        daemon.forget()
+        daemon.copy("tiny/2")
+        daemon.copy("tiny/2", vm=True)
+    kinds = {"rootfs.squashfs": "container", "disk.qcow2": "virtual-machine"}
+    assert daemon.images() == {
+        fingerprint(daemon, trees[1], serial, root, LXDS): kinds[root]
+        for serial in (before, after)
+        for root in kinds
+    }
 
 
 def test_incus_itself_sees_a_republication_when_its_index_is_old(
