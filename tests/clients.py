@@ -98,7 +98,7 @@ def lxc_start(container: Path, *command: str) -> str:
     """Start a container that lxc_create has made, run a command in it, and stop it."""
     need_root()
     need("lxc-start", "lxc-attach", "lxc-stop", "unshare")
-    script = 'lxc-start "$@"; lxc-attach "$@" -- $command; lxc-stop --kill "$@"'
+    script = """trap 'lxc-stop --kill "$@"' EXIT; lxc-start "$@"; lxc-attach "$@" -- $command"""
     where = [f"--lxcpath={container.parent}", f"--name={container.name}"]
     # Whatever becomes of it ends with these namespaces.
     argv = [program("unshare"), "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
