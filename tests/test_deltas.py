@@ -226,6 +226,24 @@ def test_one_byte_of_a_published_delta_is_named(two) -> None:
     assert f"{delta}: has another sha256 than SHA256SUMS and source.json say" in result.out
 
 
+def test_of_a_base_that_is_damaged_only_that_is_said(two) -> None:
+    site, first, _ = two
+    site.publish()
+    flip(site.latest / f"images/{A}/{first}/{SQUASHFS}")
+    result = site.doit("verify")
+    assert result.code == 1
+    assert ": 1 fault, named above" in result.out
+
+
+def test_an_image_with_a_delta_is_known_when_it_comes_again(two) -> None:
+    site, _, second = two
+    site.publish()
+    names = ("incus.tar.xz", SQUASHFS, DISK, "rootfs.tar.xz", "meta.tar.xz", "image.yaml")
+    again = {name: (site.latest / f"images/{A}/{second}/{name}").read_bytes() for name in names}
+    build(site.ci, A, content={A: {**again, "serial": f"{serial()}\n".encode()}})
+    assert f"has the content of {second}: nothing new" in site.publish().out
+
+
 def test_a_delta_of_other_content_is_named_though_every_hash_is_right(two, tmp_path, key, xdelta3) -> None:
     site, first, second = two
     site.publish()

@@ -44,13 +44,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, key) -> Iterator[Site]
     with standin.serve(Controller(base / "jenkins")) as server:
         site = Site(base / "site", server, key)
         site.base.mkdir()
-        site.lines = 'keep = 1\ngrace = "0s"\n'
+        site.lines = 'keep = 2\ngrace = "0s"\n'
         site.more = '[snapshot]\nkeep = 1\nkeep_for = "0s"\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
         matrix(server.ci, A, B, C)
         build(server.ci, A, B)
         site.publish()
-        build(server.ci, A)
-        site.publish()
+        for _ in range(2):
+            build(server.ci, A)
+            site.publish()
         build(server.ci, A, B, C, content={C: files(C, kinds=("container", "vm", "lxc"))})
         yield site
 
