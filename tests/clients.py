@@ -60,7 +60,7 @@ class Remote:
         return _sha256(*sorted(into.glob("image*")))  # image, image.root: metadata comes first
 
     def _run(self, *words: str) -> str:
-        return _run([self.program, "-q", "image", *words], self.env).decode()
+        return run([self.program, "-q", "image", *words], self.env).decode()
 
 
 def incus(web: Web, home: Path) -> Remote:
@@ -78,7 +78,7 @@ def incus_simplestreams(tree: Path, command: Literal["list", "verify"]) -> str:
     argv = [program("incus-simplestreams"), command]
     if command == "list":
         argv.append("--format=json")
-    return _run(argv, _environment(), cwd=tree).decode()
+    return run(argv, environment(), cwd=tree).decode()
 
 
 def lxc_create(web: Web, work: Path, *product: str) -> Path:
@@ -86,11 +86,11 @@ def lxc_create(web: Web, work: Path, *product: str) -> Path:
     if os.geteuid() != 0:  # lxc-create would want subordinate ids
         return lxc_template(web, work, *product) / "rootfs"
     need("wget", "xz")
-    home = _fresh(work)
+    home = fresh(work)
     (home / "lxc.conf").write_text("lxc.net.0.type = empty\n")  # in place of /etc/lxc/default.conf
     create = [program("lxc-create"), f"--lxcpath={home}", "--name=c", f"--config={home}/lxc.conf"]
     options = [f"--server={web.host}", *_image(product)]
-    _run([*create, "--template=download", "--", *options], _lxc_environment(web, home))
+    run([*create, "--template=download", "--", *options], lxc_environment(web, home))
     return home / "c/rootfs"
 
 
@@ -102,7 +102,7 @@ def lxc_start(container: Path, *command: str) -> str:
     where = [f"--lxcpath={container.parent}", f"--name={container.name}"]
     # Whatever becomes of it ends with these namespaces.
     argv = [program("unshare"), "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
-    return _run([*argv, "sh", "-ec", script, "sh", *where], _environment(command=" ".join(command))).decode()
+    return run([*argv, "sh", "-ec", script, "sh", *where], environment(command=" ".join(command))).decode()
 
 
 def lxc_template(web: Web, work: Path, *product: str, level: int = 7, user: bool = False) -> Path:
@@ -110,21 +110,21 @@ def lxc_template(web: Web, work: Path, *product: str, level: int = 7, user: bool
 
     With a `level` as LXC did when that was its compat level; as `user` in a user namespace.
     """
-    home = _fresh(work)
+    home = fresh(work)
     (home / "c/rootfs").mkdir(parents=True)
     (home / "c/config").touch()
     place = ["--name=c", f"--path={home}/c", f"--rootfs={home}/c/rootfs"]
     argv = [*_template(home, level, user=user), *place, f"--server={web.host}", *_image(product)]
-    _run(argv, _lxc_environment(web, home))
+    run(argv, lxc_environment(web, home))
     return home / "c"
 
 
 def lxc_list(web: Web, work: Path, *, level: int = 7, user: bool = False) -> list[list[str]]:
     """The download template's list: os, release, arch, variant, build."""
-    home = _fresh(work)
+    home = fresh(work)
     argv = [*_template(home, level, user=user), "--list", f"--server={web.host}", "--variant="]
     # LXC 5.0 ends a successful --list with 1.
-    done = _complete(argv, _lxc_environment(web, home))
+    done = _complete(argv, lxc_environment(web, home))
     lines = done.stdout.decode().splitlines()
     if lines.count("---") != 3:  # around the heading, and after the rows
         raise _failed(done)
@@ -153,25 +153,25 @@ def _image(product: Sequence[str]) -> list[str]:
 
 def gpg_home(public_key: Path, work: Path) -> Path:
     """Make a GnuPG home that holds just this certificate."""
-    home = _fresh(work)
-    _run([*_gpg(home), "--import", str(public_key)], _environment())
+    home = fresh(work)
+    run([*_gpg(home), "--import", str(public_key)], environment())
     return home
 
 
 def gpg_verify(home: Path, signature: Path, signed: Path) -> None:
     """Verify a detached signature with GnuPG."""
-    _run([*_gpg(home), "--verify", str(signature), str(signed)], _environment())
+    run([*_gpg(home), "--verify", str(signature), str(signed)], environment())
 
 
 def gpg_clearsigned(home: Path, signed: Path) -> bytes:
     """Verify a clear-signed file with GnuPG; returns the text that is signed."""
-    return _run([*_gpg(home), "--output", "-", "--decrypt", str(signed)], _environment())
+    return run([*_gpg(home), "--output", "-", "--decrypt", str(signed)], environment())
 
 
 def sqv(public_key: Path, signature: Path, signed: Path) -> None:
     """Verify a detached signature with Sequoia."""
     argv = [program("sqv"), "--keyring", str(public_key), str(signature), str(signed)]
-    _run(argv, _environment())
+    run(argv, environment())
 
 
 def sqv_clearsigned(public_key: Path, signed: Path, work: Path) -> None:
@@ -180,7 +180,7 @@ def sqv_clearsigned(public_key: Path, signed: Path, work: Path) -> None:
     sqv 1.1 takes detached signatures only, and that is what the armour at the end is: one over
     the text without its last line end (RFC 9580, 7.1 and 7.2).
     """
-    home = _fresh(work)
+    home = fresh(work)
     head, _, armour = signed.read_bytes().partition(b"\n" + SIGNATURE)
     lines = head.partition(b"\n\n")[2].split(b"\n")
     (home / "text").write_bytes(b"\n".join(line.removeprefix(b"- ") for line in lines))
@@ -191,18 +191,18 @@ def sqv_clearsigned(public_key: Path, signed: Path, work: Path) -> None:
 def sha256sum(sums: Path) -> None:
     """Check a SHA256SUMS as people do."""
     argv = [program("sha256sum"), "--check", "--strict", "--quiet", sums.name]
-    _run(argv, _environment(), cwd=sums.parent)
+    run(argv, environment(), cwd=sums.parent)
 
 
 def xdelta3(base: Path, delta: Path) -> bytes:
     """Apply a delta as the daemons do."""
     argv = [program("xdelta3"), "-d", "-c", "-s", str(base), str(delta)]
-    return _run(argv, _environment())
+    return run(argv, environment())
 
 
 def _remote(name: str, web: Web, home: Path) -> Remote:
-    home = _fresh(home)
-    env = _environment(
+    home = fresh(home)
+    env = environment(
         HOME=str(home),
         INCUS_CONF=str(home / "incus"),
         INCUS_CACHE=str(home / "cache"),
@@ -211,14 +211,14 @@ def _remote(name: str, web: Web, home: Path) -> Remote:
         SSL_CERT_DIR="/nonexistent",
     )
     remote = Remote(program=program(name), env=env)
-    _run([remote.program, "remote", "add", "pub", web.url, "--protocol=simplestreams"], env)
+    run([remote.program, "remote", "add", "pub", web.url, "--protocol=simplestreams"], env)
     return remote
 
 
-def _lxc_environment(web: Web, home: Path) -> dict[str, str]:
+def lxc_environment(web: Web, home: Path) -> dict[str, str]:
     # Debian's wget is built with GnuTLS, which does not look at SSL_CERT_FILE.
     (home / "wgetrc").write_text(f"ca_certificate = {web.ca}\n")
-    return _environment(HOME=str(home), WGETRC=str(home / "wgetrc"), LXC_CACHE_PATH=str(home / "cache"))
+    return environment(HOME=str(home), WGETRC=str(home / "wgetrc"), LXC_CACHE_PATH=str(home / "cache"))
 
 
 def _gpg(home: Path) -> list[str]:
@@ -230,12 +230,12 @@ def _vm(vm: bool) -> list[str]:
     return ["--vm"] if vm else []
 
 
-def _fresh(parent: Path) -> Path:
+def fresh(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(dir=parent.absolute()))
 
 
-def _environment(**more: str) -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     return {"PATH": PATH, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "TZ": "UTC", **more}
 
 
@@ -246,7 +246,7 @@ def _sha256(*files: Path) -> str:
     return digest.hexdigest()
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b"") -> bytes:
+def run(argv: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, feed: bytes = b"") -> bytes:
     """Run a client that has to end with 0; returns its standard output."""
     done = _complete(argv, env, cwd=cwd, feed=feed)
     if done.returncode != 0:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients import ClientFailed, _environment, _run
+from clients import ClientFailed, environment, run
 from tools import need, need_root, program
 
 START = 30  # seconds until it has to answer, or to have done with a container
@@ -36,7 +36,7 @@ class Daemon:
 
     def __call__(self, *words: str) -> str:
         """Run a command of the client, which has to succeed."""
-        return _run([program(DAEMONS[self.name][0]), "-q", *words], self.env).decode()
+        return run([program(DAEMONS[self.name][0]), "-q", *words], self.env).decode()
 
     def follow(self, url: str) -> None:
         """Let "pub" be the server at this URL."""
@@ -98,10 +98,10 @@ def running(name: str, ca: Path) -> Iterator[Daemon]:
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        _run([*admin, "waitready", f"--timeout={START}"], env)
-        _run([*admin, "init", "--preseed"], env, feed=PRESEED)
+        run([*admin, "waitready", f"--timeout={START}"], env)
+        run([*admin, "init", "--preseed"], env, feed=PRESEED)
         yield Daemon(name=name, home=home, env=env)
-        _run([*admin, "shutdown", f"--timeout={STOP}"], env)
+        run([*admin, "shutdown", f"--timeout={STOP}"], env)
         server.wait(STOP)
     except ClientFailed as failed:
         failed.add_note((home / "log").read_text(errors="replace"))
@@ -114,7 +114,7 @@ def running(name: str, ca: Path) -> Iterator[Daemon]:
 
 def _daemon_environment(home: Path, ca: Path) -> dict[str, str]:
     (home / "daemon").mkdir()
-    return _environment(
+    return environment(
         HOME=str(home),
         INCUS_DIR=str(home / "daemon"),
         INCUS_CONF=str(home / "client"),
@@ -123,4 +123,6 @@ def _daemon_environment(home: Path, ca: Path) -> dict[str, str]:
         LXD_CONF=str(home / "client"),
         SSL_CERT_FILE=str(ca),
         SSL_CERT_DIR="/nonexistent",
+        # They would ask images.linuxcontainers.org for instance types; nobody is behind the proxy.
+        HTTPS_PROXY="http://127.0.0.1:9",
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import clients
 import requests
-from clients import ClientFailed, _environment, _fresh, _lxc_environment, _run
+from clients import ClientFailed, environment, fresh, lxc_environment, run
 from servers import Web
 from tools import program
 
@@ -27,14 +27,14 @@ class Refused(Exception):  # noqa: N818 (named like ClientFailed)
 
 def lxc4(web: Web, work: Path, key: Path, *product: str, mode: str = "system", level: int = 7) -> list[str]:
     """Fetch an image of os, release, arch, variant; returns the paths that were fetched, in order."""
-    home, ring = _fresh(work), clients.gpg_home(key, work)
-    env = _lxc_environment(web, home)
+    home, ring = fresh(work), clients.gpg_home(key, work)
+    env = lxc_environment(web, home)
     fetched = []
 
     def get(path: str) -> Path:
         into = home / posixpath.basename(path)
         agent = f"--user-agent=lxc/4.0.9 compat:{level}"
-        _run([program("wget"), agent, "-T", "30", "-q", f"{web.url}/{path}", "-O", str(into)], env)
+        run([program("wget"), agent, "-T", "30", "-q", f"{web.url}/{path}", "-O", str(into)], env)
         fetched.append(path)
         return into
 
@@ -58,7 +58,7 @@ def lxc4(web: Web, work: Path, key: Path, *product: str, mode: str = "system", l
 
 def sstream_mirror(web: Web, work: Path, key: Path) -> dict[str, str]:
     """Mirror every item of every version; returns their paths with what they are (ftype)."""
-    reader = _Streams(web, _fresh(work), key)
+    reader = _Streams(web, fresh(work), key)
     index = reader.signed(INDEX, "index:1.0")
     found: dict[str, str] = {}
     for entry in index["index"].values():
@@ -77,9 +77,7 @@ class _Streams:
 
     def __init__(self, web: Web, home: Path, key: Path) -> None:
         self.web, self.home, self.keyring = web, home, home / "keyring.gpg"
-        _run(
-            [program("gpg"), "--batch", "--output", str(self.keyring), "--dearmor", str(key)], _environment()
-        )
+        run([program("gpg"), "--batch", "--output", str(self.keyring), "--dearmor", str(key)], environment())
 
     def get(self, path: str) -> bytes:
         if path.startswith("/") or ".." in path.split("/"):
@@ -94,9 +92,7 @@ class _Streams:
         if not path.endswith(".sjson"):
             raise Refused(f"{path} is not signed")
         text = self.get(path)
-        _run(
-            [program("gpgv"), f"--keyring={self.keyring}", "-"], _environment(HOME=str(self.home)), feed=text
-        )
+        run([program("gpgv"), f"--keyring={self.keyring}", "-"], environment(HOME=str(self.home)), feed=text)
         read = json.loads(_payload(text.decode()))
         if read["format"] != kind:
             raise Refused(f"format {read['format']!r} of {path}")
