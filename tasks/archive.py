@@ -7,19 +7,16 @@ manual of GNU tar, pax in POSIX.1-2017, and tar(5) of libarchive.
 """
 
 import bz2
-import gzip
-import io
 import lzma
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 CHUNK = 1 << 18  # bytes that are unpacked at once; with XZ_MEMORY all the memory it takes
 XZ_MEMORY = 256 << 20  # bytes to unpack with; what ``xz -9`` packs needs 65 MiB
+HEAD = 4096  # bytes of a file of which only the beginning is wanted; no header has more
 EXTENDED_LIMIT = 1 << 20  # bytes of a long name or a pax header; the limit of Go, so of the daemons
 
-_XZ_MAGIC = b"\xfd7zXZ\x00"
-_WHOLE: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
 _HIGH = bytes(range(128))
@@ -47,23 +44,87 @@ class TooMuchError(ValueError):
     """Which limit is passed, to come after the archive's name."""
 
 
-def contents(chunks: Iterable[bytes], limits: Limits, wanted: Collection[str] = ()) -> dict[str, bytes]:
+class _Decompressor(Protocol):
+    """What lzma and bz2 offer."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most so many bytes, of this and what came before."""
+
+
+class _Gzip:
+    """One member of gzip, unpacked like the others."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+class _Packer(NamedTuple):
+    """A format of which an archive may be several streams."""
+
+    name: str
+    magic: bytes
+    padding: int  # zeros may follow a stream in multiples of so many bytes
+    new: Callable[[], _Decompressor]
+
+
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_PACKERS = (
+    _Packer("xz", _XZ_MAGIC, 4, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)),
+    _Packer("gzip", b"\x1f\x8b", 1, _Gzip),
+    _Packer("bzip2", b"BZh", 1, bz2.BZ2Decompressor),
+)
+# What some clients unpack too (lxc/incus:shared/archive/detect.go), and others do not.
+_UNREAD = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x5d\x00\x00": "lzma"}
+
+
+def contents(
+    chunks: Iterable[bytes],
+    limits: Limits,
+    wanted: Collection[str] = (),
+    *,
+    head: str = "",
+    see: Callable[[str, int], object] = lambda *_: None,
+) -> dict[str, bytes]:
     """Read a tarball to its end; the wanted regular files, by name without a leading ``./``.
 
-    The chunks may be compressed. Raises BadArchiveError and TooMuchError.
+    Of the one called ``head`` only the first HEAD bytes. ``see`` is told the name and size of every
+    member. The chunks may be compressed. Raises BadArchiveError and TooMuchError.
     """
     found: dict[str, bytes] = {}
     stream = _Reader(_unpacked(chunks), limits.unpacked)
     try:
         for name, regular, size in _members(stream, limits.entries):
-            if regular and name in wanted:
-                if size > limits.content:
+            see(name, size)
+            taken = 0
+            if regular and (name in wanted or name == head):
+                if name != head and size > limits.content:
                     raise TooMuchError(f"holds a {name} larger than {limits.content >> 20} MiB")
                 if name in found:
                     raise BadArchiveError(f"it holds {name} twice")
-                found[name] = stream.take(size)
-            else:
-                stream.skip(size)
+                taken = min(size, HEAD) if name == head else size
+                found[name] = stream.take(taken)
+            stream.skip(size - taken)
             stream.skip(-size % _BLOCK)
     except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:  # of hostile bytes, not of a disk
         raise BadArchiveError(str(error) or type(error).__name__) from error
@@ -71,26 +132,26 @@ def contents(chunks: Iterable[bytes], limits: Limits, wanted: Collection[str] = 
 
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress, by the first bytes; only xz, in which roots come, takes no memory by its length."""
+    """Decompress, by the first bytes as clients do; no packer takes memory by the archive's length."""
     chunks = iter(chunks)
     first = next(chunks, b"")
     while len(first) < len(_XZ_MAGIC) and (more := next(chunks, b"")):
         first += more
-    if first.startswith(_XZ_MAGIC):
-        yield from _unxz(first, chunks)
-        return
-    for magic, opened in _WHOLE.items():
-        if first.startswith(magic):
-            with opened(io.BytesIO(b"".join([first, *chunks]))) as file:
-                yield from iter(lambda: file.read(CHUNK), b"")
+    for packer in _PACKERS:
+        if first.startswith(packer.magic):
+            yield from _decompressed(packer, first, chunks)
             return
+    for magic, name in _UNREAD.items():
+        if first.startswith(magic):
+            known = ", ".join(packer.name for packer in _PACKERS)
+            raise BadArchiveError(f"it is packed with {name}; pack it with one of {known}")
     yield first
     yield from chunks
 
 
-def _unxz(chunk: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress xz: streams one after the other, zeros in fours after each (section 2.2), nothing else."""
-    stream: lzma.LZMADecompressor | None = None
+def _decompressed(packer: _Packer, chunk: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress streams one after the other, zeros after each, nothing else (for xz: section 2.2)."""
+    stream: _Decompressor | None = None
     padding = 0
     while chunk or (chunk := next(chunks, b"")):
         if stream is None:
@@ -99,17 +160,17 @@ def _unxz(chunk: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
             if not packed:
                 chunk = b""
                 continue
-            if padding % 4 or not _XZ_MAGIC.startswith(packed[: len(_XZ_MAGIC)]):
-                raise BadArchiveError("bytes that are no xz follow the stream")
-            stream, chunk = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY), packed
+            if padding % packer.padding or not packer.magic.startswith(packed[: len(packer.magic)]):
+                raise BadArchiveError(f"bytes that are no {packer.name} follow the stream")
+            stream, chunk = packer.new(), packed
         yield stream.decompress(chunk, CHUNK)
         while not (stream.needs_input or stream.eof):
             yield stream.decompress(b"", CHUNK)
         chunk = b""
         if stream.eof:
             chunk, stream, padding = stream.unused_data, None, 0
-    if stream is not None or padding % 4:
-        raise BadArchiveError("the xz stream is cut short")
+    if stream is not None or padding % packer.padding:
+        raise BadArchiveError(f"the {packer.name} stream is cut short")
 
 
 class _Reader:

@@ -62,7 +62,16 @@ def check_qcow2(read: Callable[[int, int], bytes], size: int) -> None:
     Beyond the header, every cluster of the guest's has to begin inside the file: nothing else tells
     that one was cut. That reads each table once, a cluster at a time.
     """
-    head = read(0, max(_HEADERS.values()))
+    l1, entries, bits, entry = check_qcow2_header(read(0, max(_HEADERS.values())), size)
+    _check_clusters(read, size, _entries(read(l1, entries * 8)), bits, entry)
+
+
+def check_qcow2_header(head: bytes, size: int) -> tuple[int, int, int, int]:
+    """Raise BadRootError where this begins no qcow2 of ``size`` bytes that is a disk of its own.
+
+    Returns where its first table is and how many entries it has, the cluster_bits, and the bytes of an
+    entry of the second tables.
+    """
     version = unpack_from(">4xI", head.ljust(8, b"\0"))[0]
     if version not in _HEADERS:
         raise BadRootError(f"its version is {version}, not 2 or 3")
@@ -85,7 +94,7 @@ def check_qcow2(read: Callable[[int, int], bytes], size: int) -> None:
     for offset, length in ((l1, entries * 8), (counts, count_clusters * cluster)):
         if not offset or not length or offset % cluster or offset + length > size:
             raise BadRootError("a table of it lies outside of the file; was it cut short?")
-    _check_clusters(read, size, _entries(read(l1, entries * 8)), bits, entry)
+    return l1, entries, bits, entry
 
 
 def _qcow2_kind_fault(backing: int, virtual: int, encrypted: int, features: int) -> str:

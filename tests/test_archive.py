@@ -17,7 +17,7 @@ from zlib import crc32
 import pytest
 from tools import program
 
-from tasks.archive import BadArchiveError, Limits, TooMuchError, contents
+from tasks.archive import HEAD, BadArchiveError, Limits, TooMuchError, contents
 
 ROOMY = Limits(entries=10_000, unpacked=1 << 30, content=1 << 20)
 FORMATS = ["gnu", "oldgnu", "posix", "ustar", "v7"]
@@ -150,8 +150,17 @@ class TestReal:
 
     @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress, bytes])
     def test_other_packers_too(self, tarball, packed):
-        assert said(packed(tarball)) == ""
-        assert said(packed(tarball[:-20480])) != ""
+        for size in (1, 1000, 1 << 22):
+            assert said(packed(tarball), size=size) == ""
+            assert said(packed(tarball[:-20480]), size=size) != ""
+
+    @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress])
+    def test_members_after_each_other_and_zeros_between(self, tarball, packed):
+        half = len(tarball) // 2 + 13
+        first, second = packed(tarball[:half]), packed(tarball[half:])
+        for padding in (b"", bytes(1), bytes(3000)):
+            for size in (1, 1000, 1 << 22):
+                assert said(first + padding + packed(b"") + second + padding, size=size) == ""
 
     def test_pax_headers_as_libarchive_writes_them(self):
         file = io.BytesIO()
@@ -335,6 +344,37 @@ class TestDamage:
         assert said(packed, size=size) == ""
         assert said(packed + rest, size=size) != ""
 
+    @pytest.mark.parametrize(
+        ("packed", "bit"), [(gzip.compress, 0x01), (bz2.compress, 0x80)]
+    )  # never padding
+    def test_a_cut_or_flip_of_another_packer(self, tarball, packed, bit):
+        data = packed(tarball)
+        for cut in (1, 4, 8, 100):
+            assert said(data[:-cut]).endswith("stream is cut short")
+        for at in range(len(data) - 300, len(data)):
+            assert said(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :], size=1 << 20) != "", at
+
+    @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress])
+    @pytest.mark.parametrize("rest", [b"x", b"\n", bytes(9) + b"x", b"\x1f", b"B", b"\xfd7zXZ\0"], ids=repr)
+    @pytest.mark.parametrize("size", [1, 1 << 20])
+    def test_what_follows_another_packer_is_refused(self, packed, rest, size):
+        data = packed(entry() + END)
+        assert said(data, size=size) == ""
+        assert said(data + rest, size=size) != ""
+
+    @pytest.mark.parametrize(
+        ("packed", "name"),
+        [
+            (b"\x28\xb5\x2f\xfd\x24\x01", "zstd"),  # as zstd, lz4 and xz --format=lzma begin
+            (b"\x04\x22\x4d\x18\x64\x40", "lz4"),
+            (lzma.compress(entry() + END, format=lzma.FORMAT_ALONE), "lzma"),
+        ],
+        ids=["zstd", "lz4", "lzma"],
+    )
+    def test_what_not_every_client_unpacks_is_named(self, packed, name):
+        for size in (1, 1000):
+            assert said(packed, size=size) == f"it is packed with {name}; pack it with one of xz, gzip, bzip2"
+
     def test_of_the_same_mind_as_tar(self, tarball, tmp_path):
         """Whatever tar refuses is refused, at random damage of the unpacked archive."""
         noise = random.Random(1)
@@ -350,6 +390,28 @@ class TestDamage:
             seen += done.returncode != 0
             assert done.returncode == 0 or said(bytes(bad)) != ""
         assert seen > 20
+
+
+class TestHeads:
+    def read(self, *entries: bytes, head: str = "disk", wanted: tuple[str, ...] = ()) -> dict[str, bytes]:
+        return contents([b"".join(entries) + END], ROOMY._replace(content=10), wanted, head=head)
+
+    def test_only_the_beginning_is_kept(self):
+        body = bytes(range(256)) * 40
+        found = self.read(entry("disk", body), entry("./a", b"x"), wanted=("a",))
+        assert found == {"disk": body[:HEAD], "a": b"x"}
+        assert self.read(entry("disk", b"short")) == {"disk": b"short"}
+        assert self.read(entry("disk", type=tarfile.SYMTYPE, linkname="/dev/sda")) == {}
+
+    def test_twice_is_refused(self):
+        with pytest.raises(BadArchiveError, match="it holds disk twice"):
+            self.read(entry("disk", b"x"), entry("./disk", b"y"))
+
+    def test_every_member_is_seen(self):
+        seen = []
+        data = entry("./a", b"12345") + entry("d/", type=tarfile.DIRTYPE) + entry("l", type=tarfile.LNKTYPE)
+        contents([data + END], ROOMY, see=lambda name, size: seen.append((name, size)))
+        assert seen == [("a", 5), ("d/", 0), ("l", 0)]
 
 
 class TestLimits:
@@ -370,7 +432,11 @@ class TestLimits:
     def test_headers_of_headers(self, kind):
         assert said(entry(type=kind, size=(1 << 20) + 1) + bytes(4 << 20)) == "has a header larger than 1 MiB"
 
-    @pytest.mark.parametrize("packed", [partial(lzma.compress, preset=0), bytes], ids=["xz", "plain"])
+    @pytest.mark.parametrize(
+        "packed",
+        [partial(lzma.compress, preset=0), partial(gzip.compress, compresslevel=1), bytes],
+        ids=["xz", "gzip", "plain"],
+    )
     def test_memory_does_not_depend_on_the_length(self, packed):
         data = packed(entry("f", bytes(96 << 20)) + END)
         tracemalloc.start()
@@ -378,6 +444,14 @@ class TestLimits:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 4 << 20
+
+    @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress])
+    def test_a_bomb_ends_at_its_limit(self, packed):
+        limits = Limits(entries=5, unpacked=1 << 20, content=0)
+        assert (
+            said(packed(entry("f", bytes(2 << 20)) + END), limits, size=1 << 22)
+            == "unpacks to more than 1 MiB"
+        )
 
     def test_a_dictionary_that_nobody_needs(self):
         filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30, "preset": 0, "mode": lzma.MODE_FAST, "mf": lzma.MF_HC3, "depth": 1}]  # fmt: skip
