@@ -21,6 +21,7 @@ __all__ = [
     "task_demo_build",
     "task_plan",
     "task_rebuild",
+    "task_serverconfig",
     "task_snapshots",
     "task_status",
     "task_verify",
@@ -131,6 +132,56 @@ def task_snapshots() -> dict[str, object]:
         sys.stdout.write(encode(rows).decode() if json else "\n".join(report.listing(rows)) + "\n")
 
     return {"actions": [(honest(act),)], "params": [JSON], "meta": {"lockless": True}}
+
+
+def _option(name: str, what: str, kind: type = str, default: object = "") -> dict[str, object]:
+    return {"name": name, "long": name.replace("_", "-"), "type": kind, "default": default, "help": what}
+
+
+def task_serverconfig() -> dict[str, object]:
+    """Print the configuration of a web server for this site: doit serverconfig nginx."""
+
+    def act(  # noqa: PLR0913 - doit hands parameters by name
+        *,
+        server_name: list[str],
+        certificate: str,
+        certificate_key: str,
+        listen: list[str],
+        listen_http: list[str],
+        programs: list[str],
+    ) -> None:
+        from tasks import webserver  # noqa: PLC0415 - only this command needs it
+
+        if programs != ["nginx"]:
+            raise SettingsError([f"doit serverconfig: {' '.join(programs) or 'nothing'}: it knows nginx"])
+        web = webserver.Web(
+            names=tuple(server_name) or ("images.example.org",),
+            certificate=certificate,
+            key=certificate_key,
+            https=tuple(listen) or webserver.HTTPS,
+            http=() if listen_http == ["none"] else tuple(listen_http) or webserver.HTTP,
+        )
+        if faults := web.faults():
+            raise SettingsError(faults)
+        run = runtime.current()
+        try:
+            text = webserver.nginx(run.layout.latest, run.settings.list, web)
+        except ValueError as error:
+            raise SettingsError([f"site.root: {error}"]) from None
+        sys.stdout.write(text)
+
+    return {
+        "actions": [(honest(act),)],
+        "params": [
+            _option("server_name", "a host name of the site; may be given more than once", list, []),
+            _option("certificate", "the file with its certificate chain"),
+            _option("certificate_key", "the file with the key of that"),
+            _option("listen", "where HTTPS is served, like 443 or [::]:443; may be given again", list, []),
+            _option("listen_http", "the same for plain HTTP; none for nowhere", list, []),
+        ],
+        "pos_arg": "programs",
+        "meta": {"lockless": True},
+    }
 
 
 KEY = {

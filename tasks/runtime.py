@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
-READ_ONLY = frozenset({"plan", "snapshots", "status", "verify"})  # for everybody who may read the site
+READ_ONLY = frozenset(
+    {"plan", "serverconfig", "snapshots", "status", "verify"}
+)  # for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
 

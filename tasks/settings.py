@@ -23,6 +23,7 @@ Alias = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]*(/[A-Za-z0-9._+~-]+)*\Z", description="a name like debian/12"
     ),
 ]
+LONGEST = 1000  # characters of a regular expression; nginx ends at 4096 bytes
 NonEmpty = Annotated[str, Meta(min_length=1)]
 # What clients show to people, and sort by: white space at an end would not be seen.
 Title = Annotated[
@@ -89,8 +90,8 @@ class Agent(msgspec.Struct, frozen=True):
         rest = re.sub(r"\\.", "", text)
         strange = [*escapes, *re.findall(r"\(\?(?!:|=|!|<=|<!|i\)).?|\{,|\[\[|[+*?}]\+", rest)]
         why = ""
-        if not text or not text.isascii() or not text.isprintable():
-            why = "it must be one line of ASCII, and not empty"
+        if not text.isascii() or not text.isprintable() or not 0 < len(text) <= LONGEST:
+            why = f"it must be one line of ASCII, of 1 to {LONGEST} characters"
         elif strange:
             why = f"not every web server reads {strange[0]!r} so"
         else:

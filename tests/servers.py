@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,10 @@ from pathlib import Path
 import trustme
 from tools import need, program
 
+from tasks import webserver
+from tasks.settings import List
+
+Configured = Callable[[Path, Iterable[List], webserver.Web], str]
 START = 20.0  # seconds that a server may take until it answers
 STOP = 10.0  # and to end, before it is killed
 
@@ -31,6 +35,7 @@ class Web:
     url: str  # https://localhost:PORT
     ca: Path  # the certificate that a client has to trust
     log: Path  # access log, "combined"; a line is written just after its response
+    http: str = ""  # http://localhost:PORT
 
     @property
     def host(self) -> str:
@@ -55,19 +60,51 @@ class Ssh:
 
 
 @contextmanager
-def nginx(public: Path, work: Path) -> Iterator[Web]:
-    """Serve a directory, or a symlink that may be flipped meanwhile, over HTTPS."""
+def nginx(public: Path, work: Path, configured: Configured = webserver.nginx) -> Iterator[Web]:
+    """Serve a directory, or a symlink that may be flipped meanwhile, as the generated configuration says."""
     need("nginx")
-    home, port = _home(work, "nginx"), _free_port()
+    home, port, plain = _home(work, "nginx"), _free_port(), _free_port()
     ca = trustme.CA()
     ca.cert_pem.write_to_path(home / "ca.pem")
     certificate = ca.issue_cert("localhost", "127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(home / "server.pem")
     config = home / "nginx.conf"
-    config.write_text(_nginx_config(public, home, port))
+    told = webserver.Web(
+        names=("localhost", "127.0.0.1"),
+        certificate=str(home / "server.pem"),
+        key=str(home / "server.pem"),
+        https=(f"127.0.0.1:{port}",),
+        http=(f"127.0.0.1:{plain}",),
+    )
+    (home / "site.conf").write_text(configured(public.absolute(), (), told))
+    config.write_text(_nginx_config(home))
     argv = [program("nginx"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(config)]
     with _running(argv, port, home / "error.log"):
-        yield Web(url=f"https://localhost:{port}", ca=home / "ca.pem", log=home / "access.log")
+        yield Web(
+            url=f"https://localhost:{port}",
+            ca=home / "ca.pem",
+            log=home / "access.log",
+            http=f"http://localhost:{plain}",
+        )
+
+
+def nginx_faults(text: str, work: Path) -> str:
+    """What nginx finds wrong with a configuration for its http block, "" when it is good."""
+    home = _home(work, "nginx")
+    (home / "site.conf").write_text(text)
+    (home / "nginx.conf").write_text(_nginx_config(home))
+    argv = [
+        program("nginx"),
+        "-t",
+        "-q",
+        "-p",
+        str(home),
+        "-e",
+        str(home / "error.log"),
+        "-c",
+        str(home / "nginx.conf"),
+    ]
+    return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
 
 
 @contextmanager
@@ -107,27 +144,18 @@ def sshd(work: Path) -> Iterator[Ssh]:
         yield ssh
 
 
-def _nginx_config(public: Path, home: Path, port: int) -> str:
+def _nginx_config(home: Path) -> str:
+    """What surrounds a site: one process, as the user that runs the test, who can read what it wrote."""
     temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
     return f"""
 daemon off;
-master_process off;  # one process, as the user that runs the test: it can read what the test wrote
+master_process off;
 pid "{home}/nginx.pid";
 events {{ worker_connections 512; }}
 http {{
   access_log "{home}/access.log" combined;
   {" ".join(f'{name}_temp_path "{home}/{name}";' for name in temporary)}
-  types {{ application/json json sjson; text/html html; }}
-  default_type application/octet-stream;
-  gzip_static on;  # the .gz beside a file, to who takes it
-  server {{
-    listen 127.0.0.1:{port} ssl;
-    ssl_certificate "{home}/server.pem";
-    ssl_certificate_key "{home}/server.pem";
-    ssl_protocols TLSv1.2 TLSv1.3;  # incus and lxc refuse less than 1.3, wget may want 1.2
-    merge_slashes on;               # lxc-download asks for //meta/1.0/index-system
-    root "{public.absolute()}";
-  }}
+  include "{home}/site.conf";
 }}
 """
 

@@ -19,6 +19,7 @@ NOUNS = {
     "policy",
     "proof",
     "streams",
+    "webserver",
     "words",
 }
 VERBS = {

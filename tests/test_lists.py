@@ -9,11 +9,14 @@ import pytest
 from sites import Site, build, files, matrix
 from test_streams import CONTAINER, EVERYTHING, VM, image, images_of, serial
 from test_streams import image as an_image
+from tools import need
 
 from tasks.image import DISK, INCUS, LXD
 from tasks.proof import Fault, prove_tree
 from tasks.settings import Rule
+from tasks.sign import Sequoia
 from tasks.streams import images_json, index_json, items, text
+from tasks.tree import put_streams
 
 A, B, C = "alpine/3/amd64/default", "debian/12/amd64/default", "nixos/25/amd64/default"
 KEYS = [one.replace("/", ":") for one in (A, B, C)]
@@ -311,12 +314,10 @@ def test_verify_names_what_is_wrong_with_a_list(listed: Site, top: str, form: st
 
 
 def test_a_list_that_lost_a_file_stops_the_exposure(listed: Site) -> None:
-    shown = listed.latest.resolve()
-    (listed.root / "site/public/meta/simplestreams/v1/few/images.json.gpg").unlink()
-    build(listed.ci, A)
-    result = listed.publish()
-    assert (listed.latest / "meta/simplestreams/v1/few/images.json.gpg").is_file(), "it was made again"
-    assert result.code == 0
+    lost = listed.root / "site/public/meta/simplestreams/v1/few/images.json.gpg"
+    lost.unlink()
+    assert "streams" in listed.publish().executed
+    assert lost.is_file(), "it was made again"
     stray = listed.root / "site/public/streams/v1/lxd/more.json"
     stray.write_text("{}")
     shown = listed.latest.resolve()
@@ -324,6 +325,41 @@ def test_a_list_that_lost_a_file_stops_the_exposure(listed: Site) -> None:
     result = listed.publish(code=2)
     assert "streams/v1/lxd/more.json has no signature" in result.out
     assert listed.latest.resolve() == shown
+
+
+def test_verify_reads_a_list_as_its_clients_do(listed: Site) -> None:
+    """Also what is signed well."""
+    signer = Sequoia(listed.key.secret, "")
+    document = listed.json("streams/v1/few/images.json")
+    (version,) = document["products"][KEYS[1]]["versions"].values()
+    version["items"]["root.squashfs"]["sha256"] = "0" * 64
+    document["products"][KEYS[1]]["aliases"] += ",debian "
+    put_streams(listed.latest, document, signer, "few")
+    result = listed.doit("verify")
+    first, second, last = result.out.splitlines()
+    assert first.startswith(f"streams/v1/few/images.json: {KEYS[1]} ")
+    assert "root.squashfs: names another sha256 than images/" in first
+    assert second.startswith(f"{KEYS[1]}: aliases ")
+    assert second.endswith("(in the list few)")
+    assert last.endswith("2 faults, named above")
+
+
+def test_the_delta_of_a_disk_is_in_a_list_that_incus_does_not_read(listed: Site) -> None:
+    need("xdelta3")
+    listed.more += "[deltas]\nvm = true\n"
+    listed.configure()
+    build(listed.ci, B, content={B: files(B, kinds=("container", "vm", "lxc"))})
+    result = listed.publish()
+    assert "delta of the disk from" in result.out
+
+    def deltas(name: str) -> set[str]:
+        versions = listed.json(f"streams/v1{name}/images.json")["products"][KEYS[1]]["versions"]
+        found = (item["ftype"] for one in versions.values() for item in one["items"].values())
+        return {ftype for ftype in found if ftype.startswith("disk") and ftype.endswith("vcdiff")}
+
+    assert deltas("") == set()
+    assert deltas("/lxd") == deltas("/few") == {"disk-kvm.img.vcdiff"}
+    assert listed.doit("verify").code == 0
 
 
 def test_a_mirror_has_the_lists_and_loses_them(listed: Site) -> None:

@@ -523,9 +523,9 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
             for text, why in (
                 ("[a", "unterminated character set at position 0"),
                 ("a(", "missing ), unterminated subpattern at position 1"),
-                ("", "it must be one line of ASCII, and not empty"),
-                ("ä", "it must be one line of ASCII, and not empty"),
-                ("a\nb", "it must be one line of ASCII, and not empty"),
+                ("", "it must be one line of ASCII, of 1 to 1000 characters"),
+                ("ä", "it must be one line of ASCII, of 1 to 1000 characters"),
+                ("a\nb", "it must be one line of ASCII, of 1 to 1000 characters"),
                 (r"a\Z", r"not every web server reads '\\Z' so"),
                 (r"\\\N{DIGIT ONE}", r"not every web server reads '\\N' so"),
                 ("(?P<host>a)", "not every web server reads '(?P' so"),

@@ -1,0 +1,206 @@
+"""The configuration of a web server for a site (pure: what is served, and for whom, in; text out).
+
+What clients ask for and how is in lxc/incus:client/simplestreams_images.go and
+lxc/incus:shared/simplestreams, what LXC's template asks for in lxc/lxc:templates/lxc-download.in.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from tasks.layout import STREAMS
+from tasks.settings import List
+
+_NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]*")
+_LISTEN = re.compile(r"(([A-Za-z0-9.*_-]+|\[[0-9A-Fa-f:.]+\]):)?([0-9]{1,5})")
+HTTPS, HTTP = ("443", "[::]:443"), ("80", "[::]:80")
+PLAIN = "must be an absolute path in one line, without '$', which nginx takes for a variable"
+
+
+class Web(msgspec.Struct, frozen=True, kw_only=True):
+    """What a web server is told beside the tree; paths are absolute."""
+
+    names: tuple[str, ...]
+    certificate: str = ""  # "" is where certbot puts it
+    key: str = ""
+    https: tuple[str, ...] = HTTPS
+    http: tuple[str, ...] = HTTP  # empty for no plain HTTP
+
+    def faults(self) -> list[str]:
+        """What cannot be written into a configuration, by its option, a line each."""
+        found = [f"--server-name={one}: is no host name" for one in self.names if not _NAME.fullmatch(one)]
+        for option, places in (("listen", self.https), ("listen-http", self.http)):
+            found += [
+                f"--{option}={one}: write it like 443, 192.0.2.1:443 or [::]:443"
+                for one in places
+                if not _LISTEN.fullmatch(one)
+            ]
+        for option, path in (("certificate", self.certificate), ("certificate-key", self.key)):
+            if path and not _is_plain(path):
+                found.append(f"--{option}={path}: {PLAIN}")
+        return found
+
+
+def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
+    """What nginx needs inside ``http {}`` to serve a tree; raises ValueError for one it cannot name."""
+    if not _is_plain(str(tree)):
+        raise ValueError(f"{tree}: {PLAIN}")
+    first = web.names[0]
+    mark = re.sub(r"[^A-Za-z0-9]", "_", first)  # of this site, should nginx serve two
+    port = web.https[0].rpartition(":")[2]
+    agents = [
+        f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None
+    ]
+    words = {
+        "TREE": _quoted(str(tree)),
+        "NAMES": " ".join(web.names),
+        "CERTIFICATE": _quoted(web.certificate or f"/etc/letsencrypt/live/{first}/fullchain.pem"),
+        "KEY": _quoted(web.key or f"/etc/letsencrypt/live/{first}/privkey.pem"),
+        "LISTEN": "\n".join(f"    listen {one} ssl;" for one in web.https),
+        "LISTEN_HTTP": "\n".join(f"    listen {one};" for one in web.http),
+        "PORT": "" if port == "443" else f":{port}",
+        "STREAMS": f"/{STREAMS}",
+        "MARK": mark,
+        "AGENTS": "\n".join(agents),
+    }
+    text = _HEAD + (_LISTS if agents else "") + _HTTPS + (_HTTP if web.http else "")
+    text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
+    return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
+
+
+def _is_plain(path: str) -> bool:
+    return path.startswith("/") and path.isprintable() and "$" not in path
+
+
+def _quoted(text: str) -> str:
+    """A string for nginx, whatever it holds (ngx_conf_read_token in nginx:src/core/ngx_conf_file.c)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+_TYPES = """\
+    types {  # instead of all that nginx knows: images are bytes
+        application/json  json;
+        application/gzip  gz;
+        text/html         html;
+        text/plain        sjson gpg asc yaml log;
+    }
+    default_type application/octet-stream;
+    charset utf-8;"""
+
+_HEAD = """\
+# What nginx needs to serve this site, made by `doit serverconfig nginx`. Put it where nginx.conf includes it
+# within http {}, as /etc/nginx/conf.d/images.conf, ask `nginx -t`, and reload nginx. Make it again when
+# [[list]] changes: publications need neither that nor a reload.
+#
+# nginx has to pass through the directories above the tree; it needs nothing else of the site.
+
+# Everything below images/ stays as it is for as long as it is there, but for signatures, which `doit resign`
+# makes again. The indexes change with every publication: whoever keeps them longer than site.grace asks for
+# images that are gone.
+map $uri $imagepress_cache_@MARK@ {
+    "~^/images/.*\\.asc$"  "public, max-age=300";
+    "~^/images/.*/[^/]+$" "public, max-age=31536000, immutable";
+    default               "public, max-age=300";
+}
+"""
+
+_LISTS = """
+# Who gets which list, by its User-Agent; the first that fits counts, all others get images.json.
+# Incus and LXD, the programs and their daemons, call themselves `Incus 6.0.4 (...)` and `LXD 5.0.2 (...)`.
+map $http_user_agent $imagepress_list_@MARK@ {
+    default "";
+@AGENTS@
+}
+"""
+
+_HTTPS = """
+server {
+@LISTEN@
+    server_name @NAMES@;
+
+    # Incus and LXD want TLS 1.3, which nginx before 1.23.4 leaves out, and wget, for LXC, may want 1.2.
+    # Of several servers at one address nginx takes these two lines from the first, or the default_server.
+    ssl_protocols TLSv1.2 TLSv1.3;
+    merge_slashes on;  # LXC asks for //meta/1.0/index-system and //images/...//rootfs.tar.xz
+    ssl_certificate     @CERTIFICATE@;
+    ssl_certificate_key @KEY@;
+    ssl_session_cache   shared:imagepress_@MARK@:10m;  # Incus and LXD open a connection for each file
+
+    # `latest` is a symbolic link that every publication points to a new snapshot: it has to be followed
+    # again for each request, so no open_file_cache, and no disable_symlinks.
+    root @TREE@;
+    open_file_cache  off;
+    disable_symlinks off;
+    index index.html;
+    sendfile on;
+    gzip off;           # images are packed, and the indexes have their .gz beside them (gzip_static)
+    gzip_vary on;
+    gzip_proxied any;   # also to a proxy in between
+
+@TYPES@
+    add_header Cache-Control $imagepress_cache_@MARK@;
+
+    # What rsync or a publication has not finished on a mirror, and whatever else hides.
+    location ~ /\\. {
+        return 404;
+    }
+
+    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
+    location ~ ^@STREAMS@/(?<imagepress_file>(?:images|index)\\.(?:json|json\\.gpg|json\\.gz|sjson))$ {
+        gzip_static on;
+        add_header Cache-Control $imagepress_cache_@MARK@;  # add_header forgets those outside
+@CHOICE@    }
+    location ~ ^/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?(?:images|index)\\.json$ {
+        gzip_static on;
+    }
+
+    # Texts without a suffix of their own.
+    location ~ ^/(?:site-id|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
+        default_type text/plain;
+    }
+}
+"""
+
+_CHOICE = """\
+        add_header Vary User-Agent;
+        # Not $1 here: to evaluate a map forgets it. A snapshot that was rolled back to may lack a list.
+        try_files @STREAMS@$imagepress_list_@MARK@/$imagepress_file @STREAMS@/$imagepress_file =404;
+"""
+
+_HTTP = """
+# Incus and LXD ask for every image over plain HTTP first, on the port of the remote's URL or else on 80, and
+# over HTTPS when that fails. They hold it against the hash that came with the index over HTTPS, so images may
+# go unencrypted, which costs less and lets caches help; whoever must not see what is fetched would not use
+# it: remove `location /images/` and they are sent to HTTPS, which they follow. All that is trusted without
+# a hash, the indexes and all that LXC fetches, goes over HTTPS alone. Behind a proxy that speaks TLS and asks
+# here without, the last location would send it round in a circle: let it ask the server above.
+server {
+@LISTEN_HTTP@
+    server_name @NAMES@;
+    merge_slashes on;
+    root @TREE@;
+    open_file_cache  off;
+    disable_symlinks off;
+    sendfile on;
+    gzip off;
+
+@TYPES@
+    add_header Cache-Control $imagepress_cache_@MARK@;
+
+    location ~ /\\. {
+        return 404;
+    }
+    # For certbot --webroot: location ^~ /.well-known/acme-challenge/ { root /var/www/html; }
+    location ~ ^/images/.+/SHA256SUMS$ {
+        default_type text/plain;
+    }
+    location /images/ {
+    }
+    location / {
+        return 301 https://$server_name@PORT@$request_uri;
+    }
+}
+"""

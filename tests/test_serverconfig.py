@@ -1,0 +1,360 @@
+"""``doit serverconfig nginx``: the real nginx takes what it prints, and serves what each client should get."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import clients
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import Web, nginx, nginx_faults
+from sites import Site, build, files, matrix
+from test_rights import foreign, plainly
+from tools import need
+
+from tasks import webserver
+from tasks.files import TEMPORARY
+from tasks.settings import Agent, List
+
+__all__ = ["foreign"]  # a fixture
+
+A, B, C = "alpine/3/amd64/default", "debian/12/amd64/default", "nixos/25/amd64/default"
+KEYS = [one.replace("/", ":") for one in (A, B, C)]
+LISTS = """
+[[rules]]
+match = "nixos"
+clients = ["incus"]
+[[list]]
+name = "lxd"
+client = "lxd"
+agent = "^LXD [0-5][.]"
+[[list]]
+name = "few"
+client = "lxd"
+match = ["debian"]
+agent = '^"\\\\{2};\\$(a) # LXD'
+[[list]]
+name = "empty"
+client = "lxd"
+match = []
+agent = "^LXD "
+[[list]]
+name = "none"
+client = "incus"
+match = []
+"""
+INCUS = "Incus 6.0.4 (Linux; x86_64; 6.1.0; Debian GNU/Linux; 12) (dir 1)"
+LXD = "LXD 5.0.2 (Linux; x86_64; 6.1.0; Debian GNU/Linux; 12)"
+LATER = "public, max-age=300"
+FOREVER = "public, max-age=31536000, immutable"
+FORMS = [
+    f"{name}.{form}" for name in ("images", "index") for form in ("json", "json.gpg", "json.gz", "sjson")
+]
+
+
+def generated(site: Site, *lines: str) -> Any:
+    """The configuration that the command prints, told what a test's server has."""
+
+    def configured(_tree: Path, _lists: object, web: webserver.Web) -> str:
+        options = [f"--server-name={name}" for name in web.names]
+        options += [f"--certificate={web.certificate}", f"--certificate-key={web.key}"]
+        options += [f"--listen={one}" for one in web.https] + [f"--listen-http={one}" for one in web.http]
+        result = site.doit("serverconfig", *options, *lines, "nginx")
+        assert (result.code, result.err) == (0, "")
+        return result.out
+
+    return configured
+
+
+@pytest.fixture
+def site_of_three(site: Site) -> Site:
+    matrix(site.ci, A, B, C)
+    for product in (A, B, C):
+        build(site.ci, product, content={product: files(product, kinds=("container", "vm", "lxc"))})
+    site.more = LISTS
+    site.publish()
+    return site
+
+
+@pytest.fixture
+def web(site_of_three: Site, tmp_path: Path) -> Iterator[Web]:
+    with nginx(site_of_three.latest, tmp_path / "web", generated(site_of_three)) as running:
+        yield running
+
+
+def get(web: Web, path: str, agent: str = "curl/7.88.1", **options: Any) -> requests.Response:
+    """One request; a path that begins with http is asked for as it is."""
+    url = path if path.startswith("http") else f"{web.url}{path}"
+    headers = {"User-Agent": agent, "Accept-Encoding": options.pop("encoding", "identity")}
+    return requests.get(
+        url, headers=headers, verify=str(web.ca), timeout=10, allow_redirects=False, **options
+    )
+
+
+AGENTS = {
+    INCUS: "",
+    "Incus 6.0.4 (Linux; x86_64; 6.1.0; Debian GNU/Linux; 12)": "",
+    LXD: "lxd/",
+    "LXD 5.21.3 LTS (Linux; x86_64; 6.8.0; Ubuntu; 24.04)": "lxd/",
+    "LXD 6.3 (Linux; x86_64; 6.8.0; Ubuntu; 24.04)": "empty/",
+    "lxd 5.0.2": "",
+    "not LXD 5.0.2": "",
+    "lxc/5.0.2 compat:7": "",
+    "python-simplestreams/0.1": "",
+    r'"\\;$a # LXD': "few/",  # what its regular expression says: a quote, two backslashes, a semicolon, a dollar
+    r'"\;$a # LXD': "",
+    r'"\\;$b # LXD': "",
+    "": "",
+}
+
+
+def test_who_gets_which_list(web: Web, site_of_three: Site) -> None:
+    for agent, name in AGENTS.items():
+        for form in FORMS:
+            answer = get(web, f"/streams/v1/{form}", agent)
+            assert answer.status_code == 200
+            assert answer.content == (site_of_three.latest / f"streams/v1/{name}{form}").read_bytes(), agent
+            assert "User-Agent" in answer.headers["Vary"]
+            assert answer.headers["Cache-Control"] == LATER
+        doubled = get(web, "//streams///v1//images.json", agent)
+        assert doubled.json() == site_of_three.json(f"streams/v1/{name}images.json")
+
+
+def test_a_list_is_there_for_mirrors_too(web: Web, site_of_three: Site) -> None:
+    for top in ("streams/v1", "meta/simplestreams/v1"):
+        for name in ("lxd", "few", "empty", "none"):
+            for form in FORMS:
+                answer = get(web, f"/{top}/{name}/{form}", LXD)
+                assert answer.content == (site_of_three.latest / top / name / form).read_bytes()
+        answer = get(web, f"/{top.replace('streams', 'nothing')}/lxd/images.json")
+        assert answer.status_code == 404
+
+
+def test_types_and_caching(web: Web, site_of_three: Site) -> None:
+    (serial,) = site_of_three.products()[KEYS[0]]["versions"]
+    place = f"/images/{A}/{serial}"
+    types = {
+        "/streams/v1/images.json": "application/json",
+        "/streams/v1/images.sjson": "text/plain; charset=utf-8",
+        "/streams/v1/images.json.gpg": "text/plain; charset=utf-8",
+        "/streams/v1/images.json.gz": "application/gzip",
+        "/meta/1.0/index-system": "text/plain; charset=utf-8",
+        "/meta/1.0/index-system.2": "text/plain; charset=utf-8",
+        "/meta/1.0/index-system.2.asc": "text/plain; charset=utf-8",
+        "/site-id": "text/plain; charset=utf-8",
+        f"{place}/SHA256SUMS": "text/plain; charset=utf-8",
+        f"{place}/SHA256SUMS.asc": "text/plain; charset=utf-8",
+        f"{place}/source.json": "application/json",
+        f"{place}/incus.tar.xz": "application/octet-stream",
+        f"{place}/rootfs.squashfs": "application/octet-stream",
+        f"{place}/disk.qcow2": "application/octet-stream",
+    }
+    for path, wanted in types.items():
+        answers = [get(web, path)]
+        if path.startswith("/images/"):
+            answers.append(get(web, web.http + path))
+        for answer in answers:
+            assert answer.status_code == 200, path
+            assert answer.content == (site_of_three.latest / path.strip("/")).read_bytes()
+            assert answer.headers["Content-Type"] == wanted, path
+            image = path.startswith("/images/") and not path.endswith(".asc")
+            assert answer.headers["Cache-Control"] == (FOREVER if image else LATER), path
+            assert "Vary" not in answer.headers or path.startswith("/streams/")
+
+
+def test_a_serial_may_be_escaped_and_slashes_doubled(web: Web, site_of_three: Site) -> None:
+    (serial,) = site_of_three.products()[KEYS[0]]["versions"]
+    for name in (serial, serial.replace(":", "%3A")):
+        for base in (web.url, web.http):
+            answer = get(web, f"{base}//images/{A}//{name}//meta.tar.xz")
+            assert answer.status_code == 200
+            assert answer.headers["Cache-Control"] == FOREVER
+
+
+def test_the_packed_index_goes_to_who_takes_it(web: Web, site_of_three: Site) -> None:
+    for agent, name in ((INCUS, ""), (LXD, "lxd/")):
+        answer = get(web, "/streams/v1/images.json", agent, encoding="gzip", stream=True)
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.headers["Vary"] == "Accept-Encoding, User-Agent"
+        packed = answer.raw.read(decode_content=False)
+        assert packed == (site_of_three.latest / f"streams/v1/{name}images.json.gz").read_bytes()
+        assert (
+            gzip.decompress(packed) == (site_of_three.latest / f"streams/v1/{name}images.json").read_bytes()
+        )
+
+
+def test_what_hides_and_what_is_not_there(web: Web, site_of_three: Site) -> None:
+    latest = site_of_three.latest.resolve()
+    for path in (f"images/{TEMPORARY}x", "streams/v1/.images.json.x", ".~tmp~/images.json"):
+        (latest / path).parent.mkdir(parents=True, exist_ok=True)
+        (latest / path).write_text("half")
+        for base in (web.url, web.http) if path.startswith("images") else (web.url,):
+            assert get(web, f"{base}/{path}").status_code == 404
+    for path in ("/images/x/y", "/streams/v1/more.json", "/state/lock", "/../state/lock", "/%2e%2e/site-id"):
+        answer = get(web, path)
+        assert answer.status_code in (400, 404), path
+        assert "Cache-Control" not in answer.headers, "what is missing now may be there in a second"
+
+
+def test_a_publication_is_seen_at_once(web: Web, site_of_three: Site) -> None:
+    before = get(web, "/streams/v1/images.json", LXD).content
+    build(site_of_three.ci, B)
+    site_of_three.publish()
+    after = get(web, "/streams/v1/images.json", LXD).content
+    assert after != before
+    assert after == (site_of_three.latest / "streams/v1/lxd/images.json").read_bytes()
+
+
+def test_a_snapshot_without_lists_is_served_to_all(web: Web, site_of_three: Site) -> None:
+    site_of_three.more = ""
+    site_of_three.configure()
+    site_of_three.publish()
+    answer = get(web, "/streams/v1/images.json", LXD)
+    assert answer.content == (site_of_three.latest / "streams/v1/images.json").read_bytes()
+
+
+def test_plain_http_gives_images_and_sends_the_rest_to_https(web: Web, site_of_three: Site) -> None:
+    for path in ("/", "/streams/v1/index.json", "/meta/1.0/index-system?a=b", "/a%0D%0Ab"):
+        answer = get(web, f"{web.http}{path}")
+        assert answer.status_code == 301
+        assert answer.headers["Location"] == f"{web.url}{path}"
+    followed = requests.get(f"{web.http}/streams/v1/images.json", verify=str(web.ca), timeout=10)
+    assert followed.json() == site_of_three.json("streams/v1/images.json")
+    assert len(followed.history) == 1
+
+
+def test_without_plain_http_or_lists(site: Site, tmp_path: Path) -> None:
+    site.configure()
+    text = site.doit("serverconfig", "--listen-http=none", "nginx").out
+    assert "listen 80" not in text
+    assert "Vary" not in text
+    assert "map $http_user_agent" not in text
+    assert "images.example.org" in text
+    assert str(site.latest) in text
+    assert site.doit("serverconfig", "nginx").out.startswith(text)
+    assert not site.root.exists(), "it makes nothing"
+
+
+@pytest.mark.parametrize("name", ["incus", "lxc"])
+def test_clients_see_different_lists_at_one_url(
+    web: Web, site_of_three: Site, tmp_path: Path, name: str
+) -> None:
+    remote = {"incus": clients.incus, "lxc": clients.lxc}[name](web, tmp_path)
+    listed = {image["properties"]["os"] for image in remote.images()}
+    assert listed == {"incus": {"Alpine", "Debian", "Nixos"}, "lxc": {"Alpine", "Debian"}}[name]
+    vm = remote.export("debian/12", tmp_path / "vm", vm=True)
+    assert vm in {image["fingerprint"] for image in remote.images()}
+    assert "GET /streams/v1/images.json" in web.log.read_text()
+    site_of_three.more = LISTS.replace('["debian"]', '["debian"]').replace("[0-5][.]", "never")
+    site_of_three.configure()
+    with nginx(site_of_three.latest, tmp_path / "again", generated(site_of_three)) as again:
+        remote = {"incus": clients.incus, "lxc": clients.lxc}[name](again, tmp_path)
+        assert len(remote.images()) == {"incus": 9, "lxc": 0}[name], "an empty list is no error"
+
+
+# What is printed
+
+
+def web_of(**options: Any) -> webserver.Web:
+    return webserver.Web(**{"names": ("localhost",), "https": ("127.0.0.1:1",), "http": (), **options})
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import trustme
+
+    path = tmp_path_factory.mktemp("certificate") / 'a "b" {c}; #\\d' / "server.pem"
+    path.parent.mkdir()
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.text(st.sampled_from("\"'\\{};$#~* nrtd()[]^.ab"), min_size=1, max_size=12), min_size=1, max_size=8
+    )
+)
+def test_nginx_takes_any_regular_expression(certificate: Path, agents: list[str]) -> None:
+    need("nginx")
+    good = []
+    for text in agents:
+        try:
+            good.append(Agent.parse(text))
+        except ValueError:
+            continue
+    lists = [List(name=f"l{at}", client="lxd", agent=agent) for at, agent in enumerate(good)]
+    options = {"certificate": str(certificate), "key": str(certificate)}
+    text = webserver.nginx(certificate.parent, lists, web_of(**options))
+    assert nginx_faults(text, certificate.parent.parent) == ""
+
+
+def test_two_sites_in_one_nginx(certificate: Path) -> None:
+    options = {"certificate": str(certificate), "key": str(certificate)}
+    lists = [List(name="l", client="lxd", agent=Agent("a" * 1000))]
+    text = webserver.nginx(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)))
+    options |= {"names": ("*.example.org", "b.example.org"), "http": ("127.0.0.1:2",)}
+    text += webserver.nginx(certificate.parent, lists, web_of(**options))
+    assert nginx_faults(text, certificate.parent.parent) == ""
+
+
+def test_the_port_of_the_redirection() -> None:
+    for place, said in (("443", ""), ("[::]:443", ""), ("8443", ":8443"), ("[::1]:444", ":444")):
+        text = webserver.nginx(Path("/x"), [], web_of(https=(place,), http=("80",)))
+        assert f"return 301 https://$server_name{said}$request_uri;" in text
+
+
+def test_what_a_path_looks_like_is_not_filled_in() -> None:
+    assert 'root "/srv/@TREE@";' in webserver.nginx(Path("/srv/@TREE@"), [], web_of())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serverconfig"], "doit serverconfig: nothing: it knows nginx"),
+        (["serverconfig", "nginxx"], "doit serverconfig: nginxx: it knows nginx"),
+        (["serverconfig", "nginx", "apache"], "doit serverconfig: nginx apache: it knows nginx"),
+        (["serverconfig", "nginx", "--listen=443"], "doit serverconfig: nginx --listen=443: it knows nginx"),
+        (["serverconfig", "--listen=", "nginx"], "--listen=: write it like 443, 192.0.2.1:443 or [::]:443"),
+        (["serverconfig", "--listen=443; x", "nginx"], "--listen=443; x: write it like 443, "),
+        (["serverconfig", "--listen-http=none", "--listen-http=80", "nginx"], "--listen-http=none: write it like"),
+        (["serverconfig", "--server-name=a b", "nginx"], "--server-name=a b: is no host name"),
+        (["serverconfig", "--server-name=a;", "nginx"], "--server-name=a;: is no host name"),
+        (["serverconfig", "--certificate=c.pem", "nginx"], "--certificate=c.pem: must be an absolute path"),
+        (["serverconfig", "--certificate-key=/a$b", "nginx"], "--certificate-key=/a$b: must be an absolute path"),
+    ],
+)  # fmt: skip
+def test_what_it_refuses_in_one_line(site: Site, words: list[str], said: str) -> None:
+    result = site.doit(*words)
+    assert (result.code, result.out) == (3, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"ERROR: {said}")
+
+
+def test_a_root_that_nginx_cannot_name(site: Site) -> None:
+    site.configure()
+    site.config.write_text(site.config.read_text().replace('"root"', '"ro$ot"'))
+    result = site.doit("serverconfig", "nginx")
+    assert (result.code, result.out) == (3, "")
+    assert result.err.startswith(f"ERROR: site.root: {site.base}/ro$ot/latest: must be an absolute path")
+
+
+def test_a_reader_may_ask(foreign: Site) -> None:
+    result = plainly(foreign, "serverconfig", "nginx")
+    assert result.code == 0, result.err
+    assert str(foreign.latest) in result.out
+
+
+def test_the_locale_is_of_no_matter(site: Site) -> None:
+    site.configure()
+    result = site.doit(
+        "serverconfig", "nginx", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    )
+    assert result.code == 0, result.err
+    assert json.dumps(result.out).count("\\u") == 0
+    assert os.fspath(site.latest) in result.out
