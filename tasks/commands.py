@@ -144,6 +144,7 @@ def task_serverconfig() -> dict[str, object]:
     def act(  # noqa: PLR0913 - doit hands parameters by name
         *,
         server_name: list[str],
+        tree: str,
         certificate: str,
         certificate_key: str,
         listen: list[str],
@@ -156,6 +157,7 @@ def task_serverconfig() -> dict[str, object]:
             raise SettingsError([f"doit serverconfig: {' '.join(programs) or 'nothing'}: it knows nginx"])
         web = webserver.Web(
             names=tuple(server_name) or ("images.example.org",),
+            tree=tree,
             certificate=certificate,
             key=certificate_key,
             https=tuple(listen) or webserver.HTTPS,
@@ -174,6 +176,7 @@ def task_serverconfig() -> dict[str, object]:
         "actions": [(honest(act),)],
         "params": [
             _option("server_name", "a host name of the site; may be given more than once", list, []),
+            _option("tree", "where the tree lies, on a mirror"),
             _option("certificate", "the file with its certificate chain"),
             _option("certificate_key", "the file with the key of that"),
             _option("listen", "where HTTPS is served, like 443 or [::]:443; may be given again", list, []),

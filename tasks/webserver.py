@@ -23,6 +23,7 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
     """What a web server is told beside the tree; paths are absolute."""
 
     names: tuple[str, ...]
+    tree: str = ""  # on a mirror; "" is the site's own
     certificate: str = ""  # "" is where certbot puts it
     key: str = ""
     https: tuple[str, ...] = HTTPS
@@ -37,7 +38,8 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
                 for one in places
                 if not _LISTEN.fullmatch(one)
             ]
-        for option, path in (("certificate", self.certificate), ("certificate-key", self.key)):
+        paths = {"tree": self.tree, "certificate": self.certificate, "certificate-key": self.key}
+        for option, path in paths.items():
             if path and not _is_plain(path):
                 found.append(f"--{option}={path}: {PLAIN}")
         return found
@@ -45,6 +47,7 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
 
 def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
     """What nginx needs inside ``http {}`` to serve a tree; raises ValueError for one it cannot name."""
+    tree = Path(web.tree or tree)
     if not _is_plain(str(tree)):
         raise ValueError(f"{tree}: {PLAIN}")
     first = web.names[0]
@@ -127,7 +130,7 @@ server {
     merge_slashes on;  # LXC asks for //meta/1.0/index-system and //images/...//rootfs.tar.xz
     ssl_certificate     @CERTIFICATE@;
     ssl_certificate_key @KEY@;
-    ssl_session_cache   shared:imagepress_@MARK@:10m;  # Incus and LXD open a connection for each file
+    ssl_session_cache   shared:imagepress:10m;  # Incus and LXD open a connection for each file
 
     # `latest` is a symbolic link that every publication points to a new snapshot: it has to be followed
     # again for each request, so no open_file_cache, and no disable_symlinks.

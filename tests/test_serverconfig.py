@@ -29,6 +29,11 @@ LISTS = """
 [[rules]]
 match = "nixos"
 clients = ["incus"]
+[[rules]]
+match = "debian"
+os = "Debian GNU/Linux"
+release_title = "Bookworm"
+support_eol = "2028-06-30"
 [[list]]
 name = "lxd"
 client = "lxd"
@@ -228,6 +233,16 @@ def test_plain_http_gives_images_and_sends_the_rest_to_https(web: Web, site_of_t
     assert len(followed.history) == 1
 
 
+def test_on_a_mirror(site_of_three: Site, tmp_path: Path) -> None:
+    site_of_three.more += '[[mirror]]\nname = "near"\nurl = "mirror"\n'
+    site_of_three.configure()
+    site_of_three.publish()
+    configured = generated(site_of_three, f"--tree={site_of_three.mirror}")
+    (site_of_three.latest / "streams/v1/lxd/images.json").unlink()
+    with nginx(site_of_three.mirror, tmp_path / "web", configured) as web:
+        assert get(web, "/streams/v1/images.json", LXD).json()["products"].keys() == {*KEYS[:2]}
+
+
 def test_without_plain_http_or_lists(site: Site, tmp_path: Path) -> None:
     site.configure()
     text = site.doit("serverconfig", "--listen-http=none", "nginx").out
@@ -245,8 +260,12 @@ def test_clients_see_different_lists_at_one_url(
     web: Web, site_of_three: Site, tmp_path: Path, name: str
 ) -> None:
     remote = {"incus": clients.incus, "lxc": clients.lxc}[name](web, tmp_path)
-    listed = {image["properties"]["os"] for image in remote.images()}
-    assert listed == {"incus": {"Alpine", "Debian", "Nixos"}, "lxc": {"Alpine", "Debian"}}[name]
+    images = {image["properties"]["os"]: image for image in remote.images()}
+    debian = images["Debian GNU/Linux"]
+    assert images.keys() - {"Debian GNU/Linux"} == {"incus": {"Alpine", "Nixos"}, "lxc": {"Alpine"}}[name]
+    assert "Bookworm" in debian["properties"]["description"]
+    assert debian["expires_at"] == "2028-06-30T00:00:00Z"
+    assert images["Alpine"]["expires_at"] == "1970-01-01T00:00:00Z", "never"
     vm = remote.export("debian/12", tmp_path / "vm", vm=True)
     assert vm in {image["fingerprint"] for image in remote.images()}
     assert "GET /streams/v1/images.json" in web.log.read_text()
@@ -326,6 +345,7 @@ def test_what_a_path_looks_like_is_not_filled_in() -> None:
         (["serverconfig", "--server-name=a b", "nginx"], "--server-name=a b: is no host name"),
         (["serverconfig", "--server-name=a;", "nginx"], "--server-name=a;: is no host name"),
         (["serverconfig", "--certificate=c.pem", "nginx"], "--certificate=c.pem: must be an absolute path"),
+        (["serverconfig", "--tree=mirror", "nginx"], "--tree=mirror: must be an absolute path"),
         (["serverconfig", "--certificate-key=/a$b", "nginx"], "--certificate-key=/a$b: must be an absolute path"),
     ],
 )  # fmt: skip
