@@ -16,9 +16,17 @@ from jenkins.qcow2 import qcow2
 from jenkins.squashfs import mode, squashfs
 from jenkins.xz import xz
 
-__all__ = ["artifacts", "meta_tarball", "metadata_tarball", "qcow2", "squashfs", "tar_xz"]
+__all__ = [
+    "artifacts",
+    "meta_tarball",
+    "metadata_tarball",
+    "qcow2",
+    "squashfs",
+    "tar_xz",
+    "unified_tarball",
+]
 
-_KINDS = frozenset({"container", "vm", "lxc"})
+_KINDS = frozenset({"container", "vm", "lxc", "unified", "unified-vm"})
 _LIFETIME = timedelta(days=30)  # distrobuilder's default
 _DISK = 1 << 20
 
@@ -52,6 +60,10 @@ class _Build:
     def title(self) -> str:
         return f"{self.os.capitalize()} {self.release} {self.arch} ({self.serial})"
 
+    @property
+    def name(self) -> str:
+        return f"{self.os}-{self.release}-{self.arch}-{self.variant}-{self.serial}"
+
 
 def artifacts(  # noqa: PLR0913 -- each argument is one thing in which jobs differ
     *,
@@ -68,8 +80,10 @@ def artifacts(  # noqa: PLR0913 -- each argument is one thing in which jobs diff
 ) -> dict[str, bytes]:
     """Make the files of one build, by name.
 
-    `kinds` are any of container, vm and lxc; `tar_root` adds a container's rootfs.tar.xz.
-    `lxd` puts lxd.tar.xz in the place of incus.tar.xz, or beside it with equal or other bytes.
+    `kinds` are any of container, vm, lxc, unified and unified-vm; `tar_root` adds a container's
+    rootfs.tar.xz. Unified images are called as distrobuilder does, by the name in their metadata; a
+    VM's begins with "vm-". `lxd` puts lxd.tar.xz in the place of incus.tar.xz, or beside it with equal
+    or other bytes, and a unified container "lxd-..." beside or in the place of the other.
     `payload` is a file more in every root, so the root files are as large and as random as it.
     """
     if unknown := set(kinds) - _KINDS:
@@ -87,9 +101,31 @@ def artifacts(  # noqa: PLR0913 -- each argument is one thing in which jobs diff
         files["meta.tar.xz"] = meta_tarball(arch=arch, serial=serial)
     if "vm" in kinds:
         files["disk.qcow2"] = _disk(build, payload)
+    if "unified" in kinds:
+        files |= _unified_files(build, lxd, payload)
+    if "unified-vm" in kinds:
+        files[f"vm-{build.name}.tar.xz"] = unified_tarball(**asdict(build), vm=True, payload=payload)
     if image_yaml:
         files["image.yaml"] = _definition(build)
     return files
+
+
+def unified_tarball(  # noqa: PLR0913 -- as above
+    *,
+    os: str,
+    release: str,
+    arch: str,
+    variant: str,
+    serial: str,
+    vm: bool = False,
+    payload: bytes = b"",
+    **overrides: object,
+) -> bytes:
+    """Make a unified image: metadata.yaml, a template, and rootfs/ or, for a VM, rootfs.img."""
+    build = _Build(os=os, release=release, arch=arch, variant=variant, serial=serial)
+    root = {f"rootfs/{name}": content for name, content in _root(build, payload).items()}
+    tree = {"rootfs.img": _disk(build, payload)} if vm else {"rootfs": None, **root}
+    return tar_xz({**_metadata_entries(build, overrides), **tree}, mtime=build.created)
 
 
 def metadata_tarball(
@@ -100,14 +136,7 @@ def metadata_tarball(
     `overrides` replace top-level keys of metadata.yaml; None leaves the key out.
     """
     build = _Build(os=os, release=release, arch=arch, variant=variant, serial=serial)
-    fields = _metadata(build) | overrides
-    metadata = _yaml({key: value for key, value in fields.items() if value is not None})
-    entries = {
-        "metadata.yaml": metadata.encode(),
-        "templates": None,
-        "templates/hostname.tpl": b"{{ container.name }}\n",
-    }
-    return tar_xz(entries, mtime=build.created)
+    return tar_xz(_metadata_entries(build, overrides), mtime=build.created)
 
 
 def meta_tarball(*, arch: str, serial: str, omit: Collection[str] = ()) -> bytes:
@@ -146,6 +175,25 @@ def tar_xz(entries: Mapping[str, bytes | None], *, mtime: int = 0) -> bytes:
     return xz(b"".join([*parts, bytes(1024)]))
 
 
+def _unified_files(build: _Build, lxd: str, payload: bytes) -> dict[str, bytes]:
+    """Choose the names of unified containers, as for metadata."""
+    incus, name = unified_tarball(**asdict(build), payload=payload), f"{build.name}.tar.xz"
+    other = unified_tarball(**asdict(build), payload=payload, creation_date=build.created + 60)
+    both = {"same": {f"lxd-{name}": incus}, "differs": {f"lxd-{name}": other}}
+    return {f"lxd-{name}": incus} if lxd == "only" else {name: incus, **both.get(lxd, {})}
+
+
+def _metadata_entries(build: _Build, overrides: Mapping[str, object]) -> dict[str, bytes | None]:
+    """The files of a metadata tarball; a value None leaves a key of metadata.yaml out."""
+    fields = {**_metadata(build), **overrides}
+    metadata = _yaml({key: value for key, value in fields.items() if value is not None})
+    return {
+        "metadata.yaml": metadata.encode(),
+        "templates": None,
+        "templates/hostname.tpl": b"{{ container.name }}\n",
+    }
+
+
 def _metadata_files(build: _Build, lxd: str) -> dict[str, bytes]:
     """Choose the names; where two tools packed the image, they did so a minute apart."""
     metadata = metadata_tarball(**asdict(build))
@@ -167,7 +215,7 @@ def _metadata(build: _Build) -> dict[str, object]:
         "properties": {
             "architecture": build.arch,
             "description": build.title,
-            "name": f"{build.os}-{build.release}-{build.arch}-{build.variant}-{build.serial}",
+            "name": build.name,
             "os": build.os,
             "release": build.release,
             "serial": build.serial,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from doit.exceptions import TaskFailed
 from msgspec.structs import replace
 
-from tasks import policy
 from tasks.catalogue import bases
 from tasks.errors import PublishError
 from tasks.exposure import Exposure
@@ -67,8 +66,7 @@ class Batches:
                 client,
                 run.layout.staging,
                 self._finish,
-                threads=jenkins.downloads,
-                log=jenkins.log,
+                jenkins,
             )
             self._downloads.start(one for one in run.pending if self._is_coming(one))
             self._since = time.monotonic()
@@ -123,8 +121,7 @@ class Batches:
         from tasks.make import make  # noqa: PLC0415 - as above
 
         run = self._run
-        rules = policy.digest(wish.product, run.settings.rules)
-        made = make(wish, run.layout, self._take, run.signer, rules)
+        made = make(wish, run.layout, self._take, run.signer, run.rules_of(wish))
         if made.image:
             run.published.append(made.image)
             self._fresh += 1

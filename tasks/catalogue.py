@@ -50,9 +50,8 @@ def duplicates(images: Iterable[Image]) -> dict[str, str]:
     found = {}
     for image in sorted(images, key=lambda one: (one.source.timestamp, one.path)):
         path = image.path
-        marks = [mark for of in image.fingerprints.values() for mark in of.values()]
-        if twin := next((owner[mark] for mark in marks if mark in owner), None):
+        if twin := next((owner[mark] for mark in image.marks if mark in owner), None):
             found[path] = twin
             continue
-        owner |= dict.fromkeys(marks, path)
+        owner |= dict.fromkeys(image.marks, path)
     return found

@@ -8,20 +8,22 @@ for everybody (lxc/lxc:templates/lxc-download.in; the outage lxc/lxc#4325).
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from tasks import files
-from tasks.archive import CHUNK, BadArchiveError, Limits, TooMuchError, contents
+from tasks.archive import CHUNK, HEAD, BadArchiveError, Limits, TooMuchError, contents
 from tasks.errors import ImageRejected
-from tasks.headers import BadRootError, check_qcow2, check_squashfs
+from tasks.headers import BadRootError, check_qcow2, check_qcow2_header, check_squashfs
 from tasks.image import (
+    COMBINED,
     DISK,
     META,
     METADATA,
     ROOT_TAR,
     SQUASHFS,
+    UNIFIED_VM,
     File,
     Product,
     canonical_arch,
@@ -31,6 +33,8 @@ from tasks.image import (
 METADATA_LIMIT = 1 << 20  # bytes of metadata.yaml; the limit of Incus
 SMALL = Limits(entries=10_000, unpacked=64 << 20, content=METADATA_LIMIT)  # real ones have kilobytes
 ROOT = Limits(entries=5_000_000, unpacked=64 << 30, content=0)  # a desktop has 500,000 and 10 GiB
+UNIFIED = ROOT._replace(content=METADATA_LIMIT)
+TREE, IMG = "rootfs/", "rootfs.img"  # the root of a unified container, and of a VM
 DEPTH_LIMIT = 100  # of metadata.yaml: libyaml's composer recurses on the C stack
 # What yaml raises over hostile input, beside errors of its own.
 MALFORMED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
@@ -38,7 +42,6 @@ AHEAD = timedelta(hours=1)
 
 _XZ, _SQUASHFS, _QCOW2 = b"\xfd7zXZ\x00", b"hsqs", b"QFI\xfb"
 _MAGIC = {SQUASHFS: _SQUASHFS, DISK: _QCOW2, ROOT_TAR: _XZ, META: _XZ}
-_HEAD = 4096  # bytes; squashfs' superblock has 96
 # What lxc-download reads: of each name also those of a mode and of a compat level (its relevant_file).
 _LXC = frozenset(
     f"{name}{mode}{level}"
@@ -65,6 +68,9 @@ def check(directory: Path, names: Mapping[str, File], product: Product, serial: 
         check_meta(directory / META)
     if ROOT_TAR in names:
         check_root(directory / ROOT_TAR)
+    for name in COMBINED:
+        if name in names:
+            check_unified(directory / name, product)
 
 
 def check_header(path: Path) -> None:
@@ -76,7 +82,7 @@ def check_header(path: Path) -> None:
             file.seek(offset)
             return file.read(length)
 
-        head = read(0, _HEAD)
+        head = read(0, HEAD)
         if not head.startswith(_MAGIC[path.name]):
             raise ImageRejected(
                 f"{path.name} is not what its name says: it starts with other bytes than such files do"
@@ -92,9 +98,42 @@ def check_header(path: Path) -> None:
 
 def check_metadata(path: Path, product: Product) -> None:
     """Check the metadata tarball of a split image."""
+    _check_yaml(path, _contents(path, SMALL, ["metadata.yaml"]), product)
+
+
+def check_unified(path: Path, product: Product) -> None:
+    """Check a unified image: whole, with metadata, and of the type that it is published as.
+
+    A client takes it for a container by an entry below rootfs/, for a VM by rootfs.img, which qemu-img
+    opens on the client, as root (lxc/incus:doc/reference/image_format.md).
+    """
+    roots: dict[str, int] = {}
+
+    def see(name: str, size: int) -> None:
+        if name == IMG or (name.startswith(TREE) and name != TREE):
+            roots[IMG if name == IMG else TREE] = size
+
+    found = _contents(path, UNIFIED, ["metadata.yaml"], head=IMG, see=see)
+    _check_yaml(path, found, product)
+    what, root = ("virtual machine", IMG) if path.name == UNIFIED_VM else ("container", TREE)
+    if roots.keys() != {root}:
+        holds = " and ".join(sorted(roots)) or f"no {root}"
+        raise ImageRejected(f"{path.name} is no unified {what}: it holds {holds}; see jenkins.artifacts")
+    if root == TREE:
+        return
+    if not found.get(IMG, b"").startswith(_QCOW2):
+        raise ImageRejected(f"{path.name}: {IMG} is no plain file, or no qcow2")
+    try:
+        check_qcow2_header(found[IMG], roots[IMG])
+    except BadRootError as error:
+        raise ImageRejected(f"{path.name}: {IMG} is damaged or unusable: {error}") from error
+
+
+def _check_yaml(path: Path, found: Mapping[str, bytes], product: Product) -> None:
+    """Check the metadata.yaml that was found in a tarball."""
     import yaml  # noqa: PLC0415 - 30 ms that a run with nothing new does not need
 
-    text = _contents(path, SMALL, ["metadata.yaml"], "metadata.yaml")["metadata.yaml"]
+    text = _demand(path, found, "metadata.yaml")
     try:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -125,7 +164,8 @@ def check_meta(path: Path) -> None:
     It appends ``config`` to the container's, compares ``expiry`` with the time, and edits what
     ``templates`` lists below the root file system: on the client, as root.
     """
-    found = _contents(path, SMALL, _LXC, "config")
+    found = _contents(path, SMALL, _LXC)
+    _demand(path, found, "config")
     for name, text in found.items():
         if name.startswith("config") and not text.strip():
             raise ImageRejected(f"{path.name}: {name} is empty")
@@ -140,17 +180,29 @@ def check_root(path: Path) -> None:
     _contents(path, ROOT)
 
 
-def _contents(path: Path, limits: Limits, wanted: Collection[str] = (), needed: str = "") -> dict[str, bytes]:
+def _contents(
+    path: Path,
+    limits: Limits,
+    wanted: Collection[str] = (),
+    *,
+    head: str = "",
+    see: Callable[[str, int], object] = lambda *_: None,
+) -> dict[str, bytes]:
     """Read a tarball whole: a bomb ends at a limit, and a cut is seen wherever it is."""
     try:
-        found = contents(_chunks(path), limits, wanted)
+        found = contents(_chunks(path), limits, wanted, head=head, see=see)
     except BadArchiveError as error:
         raise ImageRejected(f"{path.name} cannot be read as a tarball: {error}") from error
     except TooMuchError as error:
         raise ImageRejected(f"{path.name} {error}") from error
-    if needed and needed not in found:
-        raise ImageRejected(f"{path.name} holds no file {needed!r}")
     return found
+
+
+def _demand(path: Path, found: Mapping[str, bytes], name: str) -> bytes:
+    """What a tarball must hold."""
+    if name not in found:
+        raise ImageRejected(f"{path.name} holds no file {name!r}")
+    return found[name]
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -29,16 +30,22 @@ from tasks.image import (
     ROOTS,
     SERIAL,
     STORED,
+    UNIFIED,
+    UNIFIED_LXD,
+    UNIFIED_VM,
     File,
     kinds,
     parse_serial,
 )
 from tasks.plan import Wish
+from tasks.settings import Artifacts, Jenkins
 from tasks.threads import ahead
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
 LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
+TWINS = {LXD: INCUS, UNIFIED_LXD: UNIFIED}  # one of the same bytes is dropped, and Incus' listed for both
+PLAIN = Artifacts()  # without any pattern
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,18 +71,16 @@ class Fetcher:
         client: Client,
         staging: Path,
         finish: Callable[[Wish, Staged], Staged],
-        *,
-        threads: int,
-        log: bool,
+        settings: Jenkins,
     ) -> None:
         self._client, self._staging, self._finish = client, staging, finish
-        self._threads, self._log = threads, log
+        self._settings = settings
         self._futures: dict[Wish, Future[Staged]] = {}
 
     def start(self, wishes: Iterable[Wish]) -> None:
         """Begin to fetch these, in this order."""
         wishes = list(wishes)
-        futures = ahead(self._fetch, wishes, self._threads)
+        futures = ahead(self._fetch, wishes, self._settings.downloads)
         self._futures |= dict(zip(wishes, futures, strict=True))
 
     def take(self, wish: Wish) -> Staged:
@@ -98,13 +103,14 @@ class Fetcher:
         return sum(not future.done() for future in self._futures.values())
 
     def _fetch(self, wish: Wish) -> Staged:
-        staged = fetch(self._client, wish, self._staging / wish.product.key, log=self._log)
+        directory, settings = self._staging / wish.product.key, self._settings
+        staged = fetch(self._client, wish, directory, log=settings.log, unified=settings.artifacts)
         return self._finish(wish, staged)
 
 
-def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
+def fetch(client: Client, wish: Wish, directory: Path, *, log: bool, unified: Artifacts = PLAIN) -> Staged:
     """Fetch one build whole; raises ImageRejected for what it holds, UpstreamError for the way."""
-    paths = sort_artifacts(wish.artifacts)
+    paths = sort_artifacts(wish.artifacts, unified)
     build = "/".join(
         [
             job_path(wish.job),
@@ -137,18 +143,21 @@ def fetch(client: Client, wish: Wish, directory: Path, *, log: bool) -> Staged:
     )
 
 
-def sort_artifacts(paths: Iterable[str]) -> dict[str, str]:
-    """The artifacts that matter, by file name; raises ImageRejected when they make no image.
+def sort_artifacts(paths: Iterable[str], unified: Artifacts = PLAIN) -> dict[str, str]:
+    """The artifacts that matter, by the name to store; raises ImageRejected when they make no image.
 
-    Where lxd.tar.xz is there and incus.tar.xz is not, it stands in for it under that name.
+    Where lxd.tar.xz is there and incus.tar.xz is not, it stands in for it under that name. A unified
+    image has a name of its own in each build: ``unified`` has the patterns.
     """
     found: dict[str, str] = {}
     for path in paths:
-        name = PurePosixPath(path).name
-        if name not in (*STORED, SERIAL):
+        name = _stored(path, unified)
+        if not name:
             continue
         if name in found:
-            raise ImageRejected(f"two artifacts are called {name}: {found[name]!r} and {path!r}")
+            same = name == PurePosixPath(path).name == PurePosixPath(found[name]).name
+            what = f"are called {name}" if same else f"would be {name}"
+            raise ImageRejected(f"two artifacts {what}: {found[name]!r} and {path!r}")
         if path.startswith("/") or ".." in path.split("/"):
             raise ImageRejected(f"the artifact path {path[:100]!r} is not a plain relative one")
         found[name] = path
@@ -158,11 +167,30 @@ def sort_artifacts(paths: Iterable[str]) -> dict[str, str]:
         have = ", ".join(sorted(found.keys() - {SERIAL})) or "none of them"
         raise ImageRejected(
             "the artifacts make no image: needed are rootfs.squashfs or disk.qcow2 with incus.tar.xz,"
-            f" or rootfs.tar.xz with meta.tar.xz; there are {have}"
+            " or rootfs.tar.xz with meta.tar.xz, or a unified image that jenkins.artifacts names;"
+            f" there are {have}"
         )
     if LXD in found and INCUS not in found:
         found[INCUS] = found.pop(LXD)
     return found
+
+
+def _stored(path: str, unified: Artifacts) -> str:
+    """The name under which an artifact is stored, "" for none; raises ImageRejected when there are two."""
+    name = PurePosixPath(path).name
+    if name in (*STORED, SERIAL):
+        return name  # whatever else it might fit
+    patterns = {
+        UNIFIED: unified.unified,
+        UNIFIED_LXD: unified.unified_lxd,
+        UNIFIED_VM: unified.unified_vm,
+    }
+    fits = [stored for stored, pattern in patterns.items() if pattern and fnmatchcase(name, pattern)]
+    if len(fits) > 1:
+        raise ImageRejected(
+            f"the artifact {path[:100]!r} fits two patterns of jenkins.artifacts: {' and '.join(fits)}"
+        )
+    return fits[0] if fits else ""
 
 
 class _Recorded:
@@ -200,15 +228,21 @@ class _Load:
         self.fingerprints: dict[str, dict[str, str]] = {}
 
     def artifact(self, name: str, url: str) -> None:
-        """Fetch one artifact and hold it against Jenkins' md5; raises UpstreamError when it differs."""
+        """Fetch one artifact and hold it against Jenkins' md5; raises UpstreamError when it differs.
+
+        Of two equal files for the two daemons the second is dropped.
+        """
         for _ in range(2):
             self.fetch(name, url)
             if self._recorded.has(name, self.md5[name]):
                 break
         else:
             raise UpstreamError(_foreign(name, self.md5[name]))
-        if name in METADATA:
-            self._metadata(name)
+        if (twin := TWINS.get(name)) and self.files.get(twin) == self.files[name]:
+            (self._directory / name).unlink()
+            del self.files[name], self.md5[name]
+        elif name in METADATA:  # its bytes begin the fingerprints of roots
+            self._seeds[name] = (self._directory / name).read_bytes()
 
     def fetch(self, name: str, url: str) -> None:
         """Stream one file to disk through all its hashes."""
@@ -222,14 +256,6 @@ class _Load:
         )
         for metadata, mark in sink.combined.items():
             self.fingerprints.setdefault(metadata, {})[name] = mark.hexdigest()
-
-    def _metadata(self, name: str) -> None:
-        """Keep a metadata file for the fingerprints, or drop the second of two equal ones."""
-        if name == LXD and self.files.get(INCUS) == self.files[LXD]:
-            (self._directory / LXD).unlink()
-            del self.files[LXD], self.md5[LXD]
-            return
-        self._seeds[name] = (self._directory / name).read_bytes()
 
 
 def _serial(client: Client, url: str, recorded: _Recorded) -> bytes:

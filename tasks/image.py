@@ -19,6 +19,9 @@ SQUASHFS = "rootfs.squashfs"
 ROOT_TAR = "rootfs.tar.xz"
 META = "meta.tar.xz"
 DISK = "disk.qcow2"
+UNIFIED = "incus_combined.tar.gz"  # whatever packs it: clients look into it
+UNIFIED_LXD = "lxd_combined.tar.gz"
+UNIFIED_VM = "incus_combined.vm.tar.gz"
 DEFINITION = "image.yaml"
 LOG = "build.log"
 SERIAL = "serial"  # an artifact that names the image; never stored
@@ -27,7 +30,8 @@ SOURCE = "source.json"
 
 METADATA = (INCUS, LXD)
 ROOTS = (SQUASHFS, ROOT_TAR, DISK)
-STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, DEFINITION)
+COMBINED = (UNIFIED, UNIFIED_LXD, UNIFIED_VM)  # metadata and root in one: its sha256 is the fingerprint
+STORED = (INCUS, LXD, META, SQUASHFS, ROOT_TAR, DISK, *COMBINED, DEFINITION)
 DELTAS = {SQUASHFS: "vcdiff", DISK: "qcow2.vcdiff"}  # root -> how its deltas end: delta-<base>.vcdiff
 
 # A component of a product becomes a directory, a URL, a doit task and a field of the LXC index:
@@ -140,6 +144,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
                 yield name, *found
 
     @property
+    def marks(self) -> list[str]:
+        """Every fingerprint under which Incus or LXD know it."""
+        combined = [mark for of in self.fingerprints.values() for mark in of.values()]
+        return combined + [self.files[name].sha256 for name in COMBINED if name in self.files]
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files.values())
@@ -149,12 +159,14 @@ def kinds(names: Collection[str]) -> frozenset[Kind]:
     """What these files can be used as.
 
     A build is publishable when this is not empty: exactly the pairs that the publisher of
-    images.linuxcontainers.org accepts. A rootfs.tar.xz without meta.tar.xz is no reason to publish.
+    images.linuxcontainers.org accepts, and unified images. A rootfs.tar.xz without meta.tar.xz is no
+    reason to publish.
     """
     metadata = not set(METADATA).isdisjoint(names)
+    unified = UNIFIED in names or UNIFIED_LXD in names
     found = {
-        Kind.CONTAINER: metadata and SQUASHFS in names,
-        Kind.VM: metadata and DISK in names,
+        Kind.CONTAINER: (metadata and SQUASHFS in names) or unified,
+        Kind.VM: (metadata and DISK in names) or UNIFIED_VM in names,
         Kind.LXC: ROOT_TAR in names and META in names,
     }
     return frozenset(kind for kind, present in found.items() if present)

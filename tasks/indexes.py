@@ -25,6 +25,9 @@ from tasks.words import counted
 
 BOTH = (streams.INDEX, streams.IMAGES)
 SHOWN = 10  # faults named before the rest is only counted
+BESIDE_CONTAINERS = (
+    "unified VMs of products with containers are not listed, for Incus before May 2026 takes them for these,"
+)
 
 
 def collect(layout: Layout, settings: Settings, word: Decisions, *, allow_shrink: bool) -> str:
@@ -98,9 +101,8 @@ def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> 
     before = tree.listed_products(layout.latest)
     lost = sorted(key.replace(":", "/") for key in before - products)
     if len(lost) * 100 > len(before) * limit.percent:
-        named = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
         raise TreeError(
-            f"{len(lost)} of {counted(len(before), 'product')} would vanish ({named}),"
+            f"{len(lost)} of {counted(len(before), 'product')} would vanish ({_named(lost)}),"
             " more than site.max_shrink allows; if that is meant: doit publish --allow-shrink"
         )
 
@@ -134,13 +136,22 @@ def write_streams(
         empty = [what for what in one.match if not any(matches(what, i.product) for i in images)]
         dead_lists += [f"; the list {one.name}: no product matches {what!r}" for what in empty]
     changed |= _drop_lists(layout, {one.name for one in lists})
-    twins = duplicates(images)
+    listed = streams.spared(images)
+    twins = duplicates(listed)
+    spared = [one.path for one, other in zip(images, listed, strict=True) if one != other]
     dead = idle(layout, images, rules)
-    named = ", ".join(map(repr, dead[:SHOWN])) + (", …" if len(dead) > SHOWN else "")
-    notes = [f"; no product for {len(dead)} of {counted(len(rules), 'rule')}: {named}"] if dead else []
+    some = f"{len(dead)} of {counted(len(rules), 'rule')}"
+    notes = [f"; no product for {some}: {_named(map(repr, dead))}"] if dead else []
     notes += dead_lists
+    notes += [f"; {BESIDE_CONTAINERS} in {_named(spared)}"] if spared else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return ", ".join(counts) + ("" if changed else ", no byte changed") + "".join(notes)
+
+
+def _named(names: Iterable[str]) -> str:
+    """Some of the names, in a line."""
+    every = list(names)
+    return ", ".join(every[:SHOWN]) + (", …" if len(every) > SHOWN else "")
 
 
 def _again(

@@ -11,9 +11,10 @@ from hashlib import sha256
 import msgspec
 
 from tasks.image import Product
-from tasks.settings import Rule
+from tasks.settings import Artifacts, Rule
 
 CLIENTS = ("incus", "lxd")
+NO_PATTERN = Artifacts()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +82,13 @@ def matched(product: Product, patterns: Iterable[str]) -> bool:
     return any(matches(pattern, product) for pattern in patterns)
 
 
-def digest(product: Product, rules: Iterable[Rule]) -> str:
-    """A mark of the rules that match, which changes when the operator edits one of them."""
-    mine = [rule for rule in rules if matches(rule.match, product)]
+def digest(product: Product, rules: Iterable[Rule], unified: Artifacts = NO_PATTERN) -> str:
+    """A mark of what a rejection depends on, which changes when the operator edits it.
+
+    That is the rules that match, and how unified images are called.
+    """
+    mine: list[Rule | Artifacts] = [rule for rule in rules if matches(rule.match, product)]
+    mine += [unified] if unified != NO_PATTERN else []
     return sha256(msgspec.json.encode(mine, order="deterministic")).hexdigest()
 
 

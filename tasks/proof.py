@@ -24,6 +24,8 @@ Readers = Mapping[str, Collection[str]]  # list -> the clients that read it
 NOT_ANY: Readers = {}
 SizeOf = Callable[[str], int | None]  # path below public -> bytes, None when it is not there
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
+UNIFIED = {"incus": "incus_combined.tar.gz", "lxd": "lxd_combined.tar.gz"}
+TYPES = ("container", "virtual-machine")  # of a unified image, the first where it does not say
 # ftype of a root -> (type of image, keys of its combined hash, the first one present counts)
 ROOTS = {
     "root.tar.xz": ("container", ("combined_rootxz_sha256", "combined_sha256")),
@@ -37,13 +39,17 @@ DELTAS = {"squashfs.vcdiff": "squashfs", "disk-kvm.img.vcdiff": "disk-kvm.img"} 
 FTYPES = {
     *METADATA.values(),
     *ROOTS,
-    "incus_combined.tar.gz",
-    "lxd_combined.tar.gz",
+    *UNIFIED.values(),
     *DELTAS,
 }
 TOP_TEXTS = ("content_id", "datatype", "format", "license", "updated")
 VERSION_TEXTS = ("label", "pubname")
-ITEM_TEXTS = (*dict.fromkeys(key for _, keys in ROOTS.values() for key in keys), "md5", "delta_base")
+ITEM_TEXTS = (
+    *dict.fromkeys(key for _, keys in ROOTS.values() for key in keys),
+    "md5",
+    "delta_base",
+    "combined_type",
+)
 PRODUCT_TEXTS = (
     "aliases",
     "arch",
@@ -80,7 +86,7 @@ class Listed(NamedTuple):
 
     product: str
     serial: str
-    type: str
+    types: tuple[str, ...]  # that clients give it, whichever they are: to some a unified VM is a container
     arch: str
     fingerprint: str
 
@@ -118,9 +124,9 @@ def prove_streams(
                     what = f"{found.serial} repeats the fingerprint of {twin.product} {twin.serial}"
                     yield Fault(key, what, found.serial)
                 owners[found.fingerprint] = found
-                if found.type not in claimed:
-                    claimed.add(found.type)
-                    yield from _clashes(found, product, names, incumbents)
+                for type_ in [one for one in found.types if one not in claimed]:
+                    claimed.add(type_)
+                    yield from _clashes(found, type_, product, names, incumbents)
 
 
 def prove_tree(
@@ -257,24 +263,32 @@ def _version_faults_and_images(
                 Fault(key, f"{serial} {name}: {what}", serial) for what in _item_faults(item, size_of)
             )
         metadata = next((item for item in items.values() if item.get("ftype") == METADATA[client]), None)
-        if metadata is None:
-            continue
-        for name, item in items.items():
+        for name, item in items.items() if metadata else ():
             if why := _delta_fault(item, product, client):
                 yield Fault(key, f"{serial} {name}: {why}", serial)
-        for name, item in items.items():
-            if (ftype := str(item.get("ftype"))) not in ROOTS:
-                continue
+        for name, types, mark, lacks in _marks(items, metadata, client):
+            if isinstance(mark, str) and _HEX.fullmatch(mark):
+                yield Listed(key, serial, types, arch, mark)
+            else:
+                yield Fault(key, f"{serial} {name}: {lacks}: {client} does not list it", serial)
+
+
+def _marks(
+    items: Mapping[str, Mapping[str, object]], metadata: Mapping[str, object] | None, client: str
+) -> Iterator[tuple[str, tuple[str, ...], object, str]]:
+    """Every image that a client makes of a version: item, types, fingerprint, what to say if it is none.
+
+    A unified image needs no metadata item. LXD takes each for a container, as Incus did until May 2026.
+    """
+    for name, item in items.items():
+        ftype = str(item.get("ftype"))
+        if ftype == UNIFIED[client]:
+            said = str(item.get("combined_type", TYPES[0])) if client == "incus" else TYPES[0]
+            yield name, tuple({TYPES[0]: 0, said: 0}), item.get("sha256"), "it has no sha256"
+        elif metadata and ftype in ROOTS:
             type_, keys = ROOTS[ftype]
             mark = next((metadata[one] for one in keys if one in metadata), None)
-            if not isinstance(mark, str) or not _HEX.fullmatch(mark):
-                yield Fault(
-                    key,
-                    f"{serial} {name}: {METADATA[client]} has no {keys[0]}: {client} does not list it",
-                    serial,
-                )
-                continue
-            yield Listed(key, serial, type_, arch, mark)
+            yield name, (type_,), mark, f"{METADATA[client]} has no {keys[0]}"
 
 
 def _delta_fault(item: Mapping[str, object], product: Mapping[str, object], client: str) -> str:
@@ -327,6 +341,8 @@ def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
         yield "has no ftype"
     elif ftype not in FTYPES:
         yield f"no client knows the ftype {ftype!r}"
+    if item.get("combined_type", TYPES[0]) not in TYPES:
+        yield f"no client knows the combined_type {item.get('combined_type')!r}"
     if not isinstance(size, int) or isinstance(size, bool):
         yield "size is no integer, which makes the whole list unreadable"
     if not isinstance(digest, str) or not _HEX.fullmatch(digest):
@@ -341,6 +357,7 @@ def _item_faults(item: Mapping[str, object], size_of: SizeOf) -> Iterator[str]:
 
 def _clashes(
     image: Listed,
+    type_: str,
     product: Mapping[str, object],
     names: dict[tuple[str, str, str], str],
     incumbents: Incumbents,
@@ -348,11 +365,11 @@ def _clashes(
     """Two products must not claim one alias for one type and architecture: one would be shadowed."""
     for alias in filter(None, str(product.get("aliases") or "").split(",")):
         for name in (alias, f"{alias}/{product.get('arch')}"):  # clients add the second themselves
-            owner = names.setdefault((image.type, image.arch, name), image.product)
+            owner = names.setdefault((type_, image.arch, name), image.product)
             if owner != image.product:
                 mine, theirs = (alias in incumbents.get(one, ()) for one in (image.product, owner))
                 newcomer, heir = (owner, image.product) if mine and not theirs else (image.product, owner)
-                names[image.type, image.arch, name] = heir
+                names[type_, image.arch, name] = heir
                 yield Fault(newcomer, f"the alias {alias!r} belongs to {heir} already")
                 break
 

@@ -297,10 +297,16 @@ class Run:
             failure
             and failure.rejected
             and (failure.build, failure.timestamp) == (wish.build, wish.timestamp)
-            and failure.rules == policy.digest(wish.product, self.settings.rules)
+            and failure.rules == self.rules_of(wish)
         ):
             return failure.reason
         return ""
+
+    def rules_of(self, wish: Wish) -> str:
+        """A mark of what the operator says of the images of a product."""
+        jenkins = self.settings.jenkins
+        unified = jenkins.artifacts if jenkins else policy.NO_PATTERN
+        return policy.digest(wish.product, self.settings.rules, unified)
 
     def stopped(self, wish: Wish) -> str:
         """Why the operator wants nothing fetched for a wish, "" when nothing is decided of it."""

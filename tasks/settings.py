@@ -33,6 +33,9 @@ Title = Annotated[
         description="one line without blanks at its ends",
     ),
 ]
+FileGlob = Annotated[
+    str, Meta(pattern=r"^[^/?\[\]]*\Z", description="a file name in which only '*' is special")
+]
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -123,6 +126,14 @@ class Axes(msgspec.Struct, frozen=True, kw_only=True):
     variant: NonEmpty = "variant"
 
 
+class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
+    """``[jenkins.artifacts]``: which artifacts are unified images, by patterns of their names."""
+
+    unified: FileGlob = ""
+    unified_lxd: FileGlob = ""
+    unified_vm: FileGlob = ""
+
+
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """``[jenkins.gate]``: the job that tests images, and what one pass of it covers."""
 
@@ -153,6 +164,7 @@ class Jenkins(msgspec.Struct, frozen=True, kw_only=True):
     downloads: Annotated[int, Meta(ge=1, le=64)] = 4
     log: bool = False
     axes: Axes = Axes()
+    artifacts: Artifacts = Artifacts()
     gate: Gate | None = None
 
     def token(self) -> str:

@@ -10,9 +10,22 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from tasks.catalogue import duplicates
-from tasks.image import DISK, INCUS, LXD, ROOT_TAR, SQUASHFS, Image, Product
+from tasks.image import (
+    DISK,
+    INCUS,
+    LXD,
+    ROOT_TAR,
+    SQUASHFS,
+    UNIFIED,
+    UNIFIED_LXD,
+    UNIFIED_VM,
+    Image,
+    Kind,
+    Product,
+)
 from tasks.layout import STREAMS
 from tasks.policy import CLIENTS, Policy, matched, policy
 from tasks.settings import Rule
@@ -31,6 +44,7 @@ ROOT_ITEMS = {
     DISK: ("disk.qcow2", "disk-kvm.img", ("combined_disk-kvm-img_sha256",)),
 }
 METADATA_OF = {"incus": (INCUS, LXD), "lxd": (LXD, INCUS)}  # own metadata first, else the other's
+UNIFIED_OF = {"incus": (UNIFIED, UNIFIED_LXD), "lxd": (UNIFIED_LXD, UNIFIED)}  # as above
 NOTHING: Mapping[str, Json] = {}
 INDEX, IMAGES = "index.json", "images.json"
 
@@ -47,21 +61,48 @@ def images_json(
     Left out are images for LXC alone, which have no metadata, and repeated fingerprints. With
     patterns in ``match`` it is a list for ``readers`` alone: what these may not see is left out too.
     """
-    images, rules = tuple(images), tuple(rules)
+    images, rules = spared(images), tuple(rules)
     twins = duplicates(images)
     lines: dict[Product, list[Image]] = {}
     for image in images:
-        if image.fingerprints and image.path not in twins:
+        if image.marks and image.path not in twins:
             lines.setdefault(image.product, []).append(image)
     told = {one: policy(one, rules) for one in lines}
     if match is not None:
         told = {one: of for one, of in told.items() if {*readers} & {*of.clients} and matched(one, match)}
+    products = {one.key: _product(one, lines[one], of, readers) for one, of in told.items()}
     return {
         "content_id": "images",
         "datatype": "image-downloads",
         "format": "products:1.0",
-        "products": {**{one.key: _product(one, lines[one], of, readers) for one, of in told.items()}, **kept},
+        "products": {**{key: one for key, one in products.items() if one["versions"]}, **kept},
     }
+
+
+def spared(images: Iterable[Image]) -> tuple[Image, ...]:
+    """The images as they may be listed: no unified VM beside containers of its product.
+
+    Incus reads ``combined_type`` since May 2026 (lxc/incus:shared/simplestreams/products.go). Before, it
+    took every unified image for a container, and the newest of a product is what an alias stands for.
+    """
+    images = tuple(images)
+    vms = {image.product for image in images if UNIFIED_VM in image.files}
+    mixed = {image.product for image in images if image.product in vms and _has_container(image)}
+    return tuple(_without_vm(image) if image.product in mixed else image for image in images)
+
+
+def _without_vm(image: Image) -> Image:
+    return replace(image, files={name: file for name, file in image.files.items() if name != UNIFIED_VM})
+
+
+def _has_container(image: Image) -> bool:
+    """Whether a daemon lists a container of it: also of a root.tar.xz, which is LXC's in the first place."""
+    return Kind.CONTAINER in image.kinds or _has(image, ROOT_TAR)
+
+
+def _has(image: Image, root: str) -> bool:
+    """Whether a daemon lists a split image of this root."""
+    return any(root in of for of in image.fingerprints.values())
 
 
 def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]:
@@ -78,7 +119,7 @@ def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]
     return {"format": "index:1.0", "index": {"images": entry}}
 
 
-def items(image: Image, clients: Iterable[str]) -> dict[str, Json]:
+def items(image: Image, clients: Collection[str]) -> dict[str, Json]:
     """The items of one version, for these clients."""
     found: dict[str, Json] = {}
     for client in clients:
@@ -92,8 +133,23 @@ def items(image: Image, clients: Iterable[str]) -> dict[str, Json]:
                 item |= dict.fromkeys(ROOT_ITEMS[root][2], mark)
             found[ftype] = item
     for name, (key, ftype, _) in ROOT_ITEMS.items():
-        if name in image.files:
+        if name in image.files and image.fingerprints:
             found[key] = _item(image, name, ftype)
+    return found | _unified(image, clients)
+
+
+def _unified(image: Image, clients: Collection[str]) -> dict[str, Json]:
+    """The items of unified images, whose own sha256 is the fingerprint; a VM is for Incus alone."""
+    found: dict[str, Json] = {}
+    for client in clients:
+        own, other = UNIFIED_OF[client]
+        name = own if own in image.files else other
+        if name in image.files:
+            ftype = f"{client}_combined.tar.gz"
+            found[ftype] = _item(image, name, ftype)
+    if UNIFIED_VM in image.files and "incus" in clients:
+        item = _item(image, UNIFIED_VM, UNIFIED)
+        found[UNIFIED_VM] = {**item, "combined_type": "virtual-machine"}
     return found
 
 
@@ -105,7 +161,8 @@ def delta_items(image: Image, listed: Mapping[str, Image], clients: Collection[s
     """
     found: dict[str, Json] = {}
     for name, base, root in image.deltas:
-        if base not in listed or root not in listed[base].files or (root == DISK and "incus" in clients):
+        pairs = [_has(image, root), base in listed and _has(listed[base], root)]
+        if not all(pairs) or (root == DISK and "incus" in clients):
             continue
         key, ftype = DELTA_ITEMS[root]
         item = _item(image, name, ftype)
@@ -183,6 +240,9 @@ def _product(
 ) -> dict[str, Json]:
     clients = [one for one in rules.clients if one in readers]
     listed = {one.serial: one for one in images}
+    found = {
+        serial: items(one, clients) | delta_items(one, listed, clients) for serial, one in listed.items()
+    }
     eol: dict[str, Json] = {"support_eol": rules.support_eol} if rules.support_eol else {}
     return eol | {
         "aliases": ",".join(rules.aliases),
@@ -193,10 +253,7 @@ def _product(
         "release_title": rules.release_title,
         "requirements": dict(rules.requirements),
         "variant": product.variant,
-        "versions": {
-            serial: {"items": items(one, clients) | delta_items(one, listed, clients)}
-            for serial, one in listed.items()
-        },
+        "versions": {serial: {"items": of} for serial, of in found.items() if of},
     }
 
 

@@ -7,10 +7,11 @@ import tarfile
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from struct import pack_into
 
 import pytest
 
-from jenkins.samples import artifacts, meta_tarball, metadata_tarball, tar_xz
+from jenkins.samples import artifacts, meta_tarball, metadata_tarball, qcow2, tar_xz, unified_tarball
 from tasks.check import ROOT, SMALL, check, check_meta, check_metadata
 from tasks.errors import ImageRejected, TreeError
 from tasks.image import File, Product
@@ -170,6 +171,116 @@ class TestWhole:
         for name in ("rootfs.tar.xz", "incus.tar.xz", "rootfs.squashfs"):
             with pytest.raises(TreeError, match=f"cannot read .*{name}"):
                 check(tmp_path, {name: listed[name]}, TINY, "20260101_00:00", NOW)
+
+
+BOX, VM = unified_tarball(**NAMES), unified_tarball(**NAMES, vm=True)
+UNIFIED_NAMES = ["incus_combined.tar.gz", "lxd_combined.tar.gz", "incus_combined.vm.tar.gz"]
+UNIFIED = list(zip(UNIFIED_NAMES, (BOX, BOX, VM), strict=True))
+
+
+def combined(*entries: str, **content: bytes) -> bytes:
+    """A unified image of these entries beside its metadata."""
+    named = {"metadata.yaml": GOOD.encode(), **dict.fromkeys(entries, b""), **content}
+    return tar_xz({name: None if name.endswith("/") else body for name, body in named.items()})
+
+
+def disk(form: str = "", at: int = 0, value: int = 0) -> bytes:
+    """A unified VM with a number of its disk's header changed."""
+    data = bytearray(qcow2(b"x", 1 << 20))
+    if form:
+        pack_into(form, data, at, value)
+    return tar_xz({"metadata.yaml": GOOD.encode(), "rootfs.img": bytes(data)})
+
+
+class TestUnified:
+    """A unified image is whole, has metadata, and is what it is published as."""
+
+    @pytest.mark.parametrize("packed", [lzma.compress, gzip.compress, bz2.compress, lambda data: data])
+    @pytest.mark.parametrize(("name", "data"), UNIFIED)
+    def test_good(self, tmp_path, name, data, packed):
+        assert verdict(tmp_path, {name: packed(lzma.decompress(data))}) == ""
+
+    @pytest.mark.parametrize("name", UNIFIED_NAMES)
+    @pytest.mark.parametrize(
+        ("data", "holds"),
+        [
+            (BOX, "rootfs/"),
+            (VM, "rootfs.img"),
+            (combined("rootfs/a", "rootfs.img"), "rootfs.img and rootfs/"),
+            (combined(), ""),
+            (combined("rootfs/"), ""),
+            (combined("rootfs", "rootfs.squashfs", "a/rootfs/b", "rootfsx/a", "rootfs.img.bak"), ""),
+        ],
+    )
+    def test_of_another_type(self, tmp_path, name, data, holds):
+        vm = ".vm." in name
+        needed = "rootfs.img" if vm else "rootfs/"
+        said = f"is no unified {'virtual machine' if vm else 'container'}: it holds {holds or f'no {needed}'}"
+        wanted = "" if holds == needed else f"{name} {said}; see jenkins.artifacts"
+        assert verdict(tmp_path, {name: data}) == wanted
+
+    @pytest.mark.parametrize("name", UNIFIED_NAMES)
+    @pytest.mark.parametrize(
+        ("metadata", "words"),
+        [
+            (None, " holds no file 'metadata.yaml'"),
+            ("- a", ": metadata.yaml is not a mapping"),
+            ("architecture: arm64\ncreation_date: 1\n", ": architecture 'arm64' is not the product's amd64"),
+            ("architecture: amd64\n", ": metadata.yaml has no creation_date"),
+            (GOOD + "#" * (1 << 20), " holds a metadata.yaml larger than 1 MiB"),
+        ],
+    )
+    def test_its_metadata_is_read_as_any(self, tmp_path, name, metadata, words):
+        entries = {} if metadata is None else {"metadata.yaml": metadata.encode()}
+        data = tar_xz({**entries, "rootfs/a": b"", "rootfs.img": b""})
+        assert verdict(tmp_path, {name: data}).startswith(f"{name}{words}")
+
+    @pytest.mark.parametrize(("name", "data"), UNIFIED)
+    def test_its_end_is_read(self, tmp_path, name, data):
+        said = verdict(tmp_path, {name: lzma.compress(lzma.decompress(data)[:-1024])})
+        assert said.startswith(f"{name} cannot be read as a tarball: it has no end-of-archive blocks")
+        assert verdict(tmp_path, {name: data[:-1]}).startswith(f"{name} cannot be read as a tarball: ")
+        assert verdict(tmp_path, {name: b"hsqs" + bytes(2000)}).startswith(
+            f"{name} cannot be read as a tarball: "
+        )
+
+    def test_it_may_be_as_large_as_a_root(self, tmp_path):
+        tar = lzma.decompress(BOX)
+        large = combined(**{"rootfs/a": bytes(65 << 20)})
+        assert verdict(tmp_path, {UNIFIED_NAMES[0]: large}) == ""
+        many = lzma.compress(tar[:-1024] + tar_of("rootfs/a") * (SMALL.entries + 1) + bytes(1024), preset=0)
+        assert verdict(tmp_path, {UNIFIED_NAMES[0]: many}) == ""
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            (disk(), ""),
+            (disk(">Q", 8, 4096), "rootfs.img is damaged or unusable: it needs a backing file"),
+            (disk(">Q", 72, 4), "rootfs.img is damaged or unusable: its data lie in another file"),
+            (disk(">I", 32, 1), "rootfs.img is damaged or unusable: it is encrypted"),
+            (disk(">I", 0, 1), "rootfs.img is no plain file, or no qcow2"),
+            (disk(">Q", 40, 1 << 40), "rootfs.img is damaged or unusable: a table of it lies outside"),
+            (combined("rootfs.img"), "rootfs.img is no plain file, or no qcow2"),
+            (combined(**{"rootfs.img": b"QFI\xfb"}), "rootfs.img is damaged or unusable: its version is 0"),
+        ],
+    )
+    def test_what_a_client_would_open_as_root(self, tmp_path, data, words):
+        said = verdict(tmp_path, {UNIFIED_NAMES[2]: data})
+        assert said.startswith(f"{UNIFIED_NAMES[2]}: {words}" if words else "")
+        assert bool(said) is bool(words)
+
+    @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+    def test_a_disk_that_is_no_file(self, tmp_path, kind):
+        """A link to a disk of the host, say."""
+        link = tarfile.TarInfo("rootfs.img")
+        link.type, link.linkname = kind, "/dev/sda"
+        tar = lzma.decompress(combined())[:-1024] + link.tobuf() + bytes(1024)
+        said = verdict(tmp_path, {UNIFIED_NAMES[2]: lzma.compress(tar)})
+        assert said == f"{UNIFIED_NAMES[2]}: rootfs.img is no plain file, or no qcow2"
+
+
+def tar_of(name: str) -> bytes:
+    return tarfile.TarInfo(name).tobuf()
 
 
 def flipped(data: bytes, at: int) -> bytes:

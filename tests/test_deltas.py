@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sites import Site, build, files, matrix, serial, wait_for
 from test_verify import flip
 from tools import program
@@ -14,7 +15,20 @@ from tasks import programs, xdelta
 from tasks.catalogue import bases
 from tasks.errors import ProgramFailed, ProgramMissing
 from tasks.files import digest
-from tasks.image import DISK, SOURCE, SQUASHFS, SUMS, File, Image, Product, Source, delta_name, parse_delta
+from tasks.image import (
+    DELTAS,
+    DISK,
+    INCUS,
+    SOURCE,
+    SQUASHFS,
+    SUMS,
+    File,
+    Image,
+    Product,
+    Source,
+    delta_name,
+    parse_delta,
+)
 from tasks.sign import Sequoia, sign_directory
 from tasks.state import encode
 from tasks.streams import delta_items, without
@@ -403,7 +417,7 @@ class TestNouns:
             product=Product.parse(A),
             serial=f"202601{day:02d}_00:00",
             files=dict.fromkeys(names, File(1, "0" * 64)),
-            fingerprints={},
+            fingerprints={INCUS: {name: "0" * 64 for name in names if name in DELTAS}},
             source=Source(job="j", configuration="c", number=day, timestamp=day, md5={}),
         )
 
@@ -422,6 +436,9 @@ class TestNouns:
         assert delta_items(new, {base.serial: base}, ("incus",)).keys() == {"root.20260101_00:00.vcdiff"}
         assert delta_items(new, {base.serial: other}, ("incus",)) == {}
         assert delta_items(new, {}, ("incus",)) == {}
+        bare = replace(base, fingerprints={})  # unified beside a root that nobody lists without metadata
+        assert delta_items(new, {base.serial: bare}, ("incus",)) == {}
+        assert delta_items(replace(new, fingerprints={}), {base.serial: base}, ("incus",)) == {}
 
     def test_with_an_image_go_the_deltas_from_it(self) -> None:
         delta = {

@@ -20,9 +20,12 @@ from tasks.fetch import Fetcher, Staged, fetch, sort_artifacts
 from tasks.hashed import Hashed
 from tasks.image import File, Product
 from tasks.plan import Wish
+from tasks.settings import Artifacts, Jenkins
 
 TINY = Product("tiny", "1", "amd64", "default")
-CONTAINER = ("incus.tar.xz", "rootfs.squashfs", "serial")
+PAIR = ("incus.tar.xz", "rootfs.squashfs")
+CONTAINER = (*PAIR, "serial")
+PATTERNS = Artifacts(unified="tiny-*.tar.xz", unified_lxd="lxd-*", unified_vm="vm-*.tar.xz")
 
 
 def built(ci: Controller, content: Files, *, job: str = "image-tiny", **options) -> Build:
@@ -45,8 +48,9 @@ def wish_of(build: Build, product: Product = TINY) -> Wish:
 def load(server: Standin, tmp_path: Path):
     """Fetch a build into staging."""
 
-    def fetched(build: Build, *, log: bool = False) -> Staged:
-        return fetch(Client(server.url), wish_of(build), tmp_path / "staging/tiny", log=log)
+    def fetched(build: Build, *, log: bool = False, unified: Artifacts = PATTERNS) -> Staged:
+        directory = tmp_path / "staging/tiny"
+        return fetch(Client(server.url), wish_of(build), directory, log=log, unified=unified)
 
     return fetched
 
@@ -108,27 +112,85 @@ class TestSortArtifacts:
         with pytest.raises(ImageRejected, match=re.escape(reason)):
             sort_artifacts(paths)
 
+    @pytest.mark.parametrize(
+        ("patterns", "paths", "found"),
+        [
+            (PATTERNS, ("tiny-1.tar.xz",), {"incus_combined.tar.gz": "tiny-1.tar.xz"}),
+            (PATTERNS, ("a b/tiny-1.tar.xz",), {"incus_combined.tar.gz": "a b/tiny-1.tar.xz"}),
+            (PATTERNS, ("lxd-1",), {"lxd_combined.tar.gz": "lxd-1"}),
+            (PATTERNS, ("vm-.tar.xz", "x/tiny-.tar.xz"), {"incus_combined.vm.tar.gz": "vm-.tar.xz", "incus_combined.tar.gz": "x/tiny-.tar.xz"}),
+            (PATTERNS, ("TINY-1.tar.xz", "tiny-1.tar.xz.asc", "atiny-1.tar.xz", "tiny-1.tar.xz/log", "lxd-1"), {"lxd_combined.tar.gz": "lxd-1"}),
+            (Artifacts(unified="*.tar.xz"), ("x.tar.xz", "image.yaml"), {"incus_combined.tar.gz": "x.tar.xz", "image.yaml": "image.yaml"}),
+            (Artifacts(unified="*"), ("x", *PAIR, "meta.tar.xz"), {"incus_combined.tar.gz": "x", "meta.tar.xz": "meta.tar.xz", **dict(zip(PAIR, PAIR, strict=True))}),
+            (Artifacts(unified="*.*"), PAIR, dict(zip(PAIR, PAIR, strict=True))),
+            (Artifacts(unified_vm="a.b"), ("a.b",), {"incus_combined.vm.tar.gz": "a.b"}),
+            (Artifacts(), ("incus_combined.tar.gz", "x.tar.xz"), {"incus_combined.tar.gz": "incus_combined.tar.gz"}),
+            (Artifacts(unified="*"), ("lxd_combined.tar.gz",), {"lxd_combined.tar.gz": "lxd_combined.tar.gz"}),
+        ],
+    )  # fmt: skip
+    def test_unified_images_are_found_by_their_patterns(self, patterns, paths, found):
+        assert sort_artifacts([*paths, "serial"], patterns) == {"serial": "serial", **found}
+
+    @pytest.mark.parametrize(
+        ("patterns", "paths", "reason"),
+        [
+            (PATTERNS, ("tiny-1.tar.xz", "x/tiny-2.tar.xz"), "two artifacts would be incus_combined.tar.gz: 'tiny-1.tar.xz' and 'x/tiny-2.tar.xz'"),
+            (PATTERNS, ("incus_combined.tar.gz", "tiny-1.tar.xz"), "two artifacts would be incus_combined.tar.gz: 'incus_combined.tar.gz' and 'tiny-1.tar.xz'"),
+            (PATTERNS, ("tiny-1.tar.xz", "old/tiny-1.tar.xz"), "two artifacts would be incus_combined.tar.gz: "),
+            (Artifacts(unified="*.xz", unified_vm="a*"), ("a.xz",), "the artifact 'a.xz' fits two patterns of jenkins.artifacts: incus_combined.tar.gz and incus_combined.vm.tar.gz"),
+            (Artifacts(), ("tiny-1.tar.xz",), "or a unified image that jenkins.artifacts names; there are none of them"),
+            (PATTERNS, ("a/../tiny-1.tar.xz",), "'a/../tiny-1.tar.xz' is not a plain relative one"),
+        ],
+    )  # fmt: skip
+    def test_unified_images_that_are_not_clear_are_rejected(self, patterns, paths, reason):
+        with pytest.raises(ImageRejected, match=re.escape(reason)):
+            sort_artifacts([*paths, "serial"], patterns)
+
     def test_a_reason_is_one_line_however_the_artifact_is_called(self):
         with pytest.raises(ImageRejected) as caught:
             sort_artifacts([*CONTAINER, "a\nfailed: b/serial"])
         assert "\n" not in str(caught.value)
+        for patterns in (Artifacts(unified="*"), Artifacts(unified="*", unified_vm="*")):
+            with pytest.raises(ImageRejected) as caught:
+                sort_artifacts([*CONTAINER, "a\nfailed: b/x", "y\n"], patterns)
+            assert "\n" not in str(caught.value)
+
+
+def renamed(artifact: str) -> str:
+    """The name under which an artifact of the samples is stored."""
+    names = {
+        "tiny-": "incus_combined.tar.gz",
+        "lxd-": "lxd_combined.tar.gz",
+        "vm-": "incus_combined.vm.tar.gz",
+    }
+    return next((name for prefix, name in names.items() if artifact.startswith(prefix)), artifact)
 
 
 class TestOnePass:
     @pytest.mark.parametrize("lxd", ["none", "only", "same", "differs"])
     @pytest.mark.parametrize(
-        "kinds", [("container",), ("vm",), ("lxc",), ("container", "vm", "lxc")], ids="+".join
+        "kinds",
+        [
+            ("container",),
+            ("vm",),
+            ("lxc",),
+            ("unified",),
+            ("unified", "unified-vm"),
+            ("container", "vm", "lxc", "unified"),
+        ],
+        ids="+".join,
     )
     def test_every_hash_is_that_of_the_file_on_disk(self, ci, load, server, lxd, kinds):
         content = files("tiny/1/amd64/default", kinds=kinds, lxd=lxd, tar_root="container" in kinds)
         staged = load(built(ci, content))
         here = {path.name: path.read_bytes() for path in staged.directory.iterdir()}
         wanted = {
-            "incus.tar.xz" if lxd == "only" and name == "lxd.tar.xz" else name: data
+            "incus.tar.xz" if lxd == "only" and name == "lxd.tar.xz" else renamed(name): data
             for name, data in content.items()
         }
         if lxd == "same":
             wanted.pop("lxd.tar.xz", None)
+            wanted.pop("lxd_combined.tar.gz", None)
         assert staged.serial == wanted.pop("serial").decode().strip()
         assert here == wanted
         assert {name: (file.size, file.sha256) for name, file in staged.files.items()} == {
@@ -463,7 +525,8 @@ class TestFetcher:
     @pytest.fixture
     def fetcher(self, server, tmp_path):
         def fetcher(threads=1, finish=lambda wish, staged: staged):
-            return Fetcher(Client(server.url), tmp_path / "staging", finish, threads=threads, log=False)
+            settings = Jenkins(url=server.url, downloads=threads)
+            return Fetcher(Client(server.url), tmp_path / "staging", finish, settings)
 
         return fetcher
 

@@ -15,6 +15,7 @@ from reference import PAIRS
 from tasks.errors import TreeError
 from tasks.image import (
     _CANONICAL,
+    COMBINED,
     DISK,
     INCUS,
     LOG,
@@ -28,6 +29,9 @@ from tasks.image import (
     SQUASHFS,
     STORED,
     SUMS,
+    UNIFIED,
+    UNIFIED_LXD,
+    UNIFIED_VM,
     File,
     Image,
     Kind,
@@ -157,7 +161,8 @@ def test_a_product_from_outside_is_checked_too() -> None:
 def test_the_names_of_all_files() -> None:
     """Clients, mirrors and old trees know them; they are never to change."""
     assert " ".join(STORED) == (
-        "incus.tar.xz lxd.tar.xz meta.tar.xz rootfs.squashfs rootfs.tar.xz disk.qcow2 image.yaml"
+        "incus.tar.xz lxd.tar.xz meta.tar.xz rootfs.squashfs rootfs.tar.xz disk.qcow2"
+        " incus_combined.tar.gz lxd_combined.tar.gz incus_combined.vm.tar.gz image.yaml"
     )
     assert (SERIAL, LOG, SUMS, SOURCE) == ("serial", "build.log", "SHA256SUMS", "source.json")
     assert " ".join(METADATA) == "incus.tar.xz lxd.tar.xz"
@@ -180,6 +185,16 @@ def test_an_image_knows_its_place_and_its_size() -> None:
     assert (image().size, image().kinds) == (0, frozenset())
 
 
+def test_an_image_knows_every_fingerprint_of_its_own() -> None:
+    """Of pairs the combined hash, of unified images the file's own."""
+    names = (INCUS, SQUASHFS, DISK, *COMBINED, LOG)
+    files = {name: File(1, f"{number}" * 64) for number, name in enumerate(names)}
+    split = {INCUS: {SQUASHFS: "a" * 64, DISK: "b" * 64}}
+    some = msgspec.structs.replace(image(), files=files, fingerprints=split)
+    assert some.marks == ["a" * 64, "b" * 64, "3" * 64, "4" * 64, "5" * 64]
+    assert image(INCUS, META, LOG).marks == []
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -197,6 +212,10 @@ def test_an_image_knows_its_place_and_its_size() -> None:
         ((META, ROOT_TAR, SQUASHFS), (Kind.LXC,)),
         ((INCUS, META, ROOT_TAR), (Kind.LXC,)),
         ((INCUS, LXD, SQUASHFS, DISK), (Kind.CONTAINER, Kind.VM)),
+        ((UNIFIED,), (Kind.CONTAINER,)),
+        ((UNIFIED_LXD,), (Kind.CONTAINER,)),
+        ((UNIFIED_VM,), (Kind.VM,)),
+        ((UNIFIED, UNIFIED_VM, META), (Kind.CONTAINER, Kind.VM)),
         (STORED, tuple(Kind)),
     ],
     ids=lambda value: " ".join(value) or "nothing",
@@ -206,8 +225,9 @@ def test_what_files_can_be_used_as(names: tuple[str, ...], expected: tuple[Kind,
 
 
 def test_publishable_is_what_the_reference_publishes() -> None:
-    """For every set of files; it takes lxd.tar.xz for incus.tar.xz where only that is there."""
-    for names in chain.from_iterable(combinations(STORED, size) for size in range(len(STORED) + 1)):
+    """For every set of files that it knows; it takes lxd.tar.xz for incus.tar.xz where only that is there."""
+    known = [name for name in STORED if name not in COMBINED]
+    for names in chain.from_iterable(combinations(known, size) for size in range(len(known) + 1)):
         found = {INCUS if name == LXD else name for name in names}
         assert bool(kinds(names)) == any(pair <= found for pair in PAIRS), names
 

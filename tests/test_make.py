@@ -5,6 +5,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from clients import sha256sum
 from sites import Key, build, configuration, files, matrix
@@ -72,7 +73,8 @@ class Mill:
             check(it.directory, it.files, wish.product, it.serial, now)
             return it
 
-        fetcher = Fetcher(Client(self.server.url), self.layout.staging, finish, threads=1, log=log)
+        settings = msgspec.structs.replace(self.jenkins, downloads=1, log=log)
+        fetcher = Fetcher(Client(self.server.url), self.layout.staging, finish, settings)
         return make(wish, self.layout, fetcher.take, signer or (lambda: Sequoia(self.key.secret, "")))
 
     def finish(self, content: dict[str, bytes] | None = None, **options):

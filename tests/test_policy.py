@@ -12,7 +12,7 @@ from reference import TABLES_AS_RULES, Tables
 from tasks.config import read
 from tasks.image import Product
 from tasks.policy import Policy, digest, matches, policy
-from tasks.settings import Day, Rule
+from tasks.settings import Artifacts, Day, Rule
 
 NOBLE = Product.parse("ubuntu/noble/amd64/default")
 PRODUCTS = st.builds(
@@ -309,6 +309,11 @@ class TestDigest:
     def test_it_changes_with_every_edit(self, edit):
         fields = {"match": "ubuntu", "aliases": ("a/1",)} | edit
         assert digest(NOBLE, [Rule(**fields)]) != digest(NOBLE, [self.MINE])
+
+    def test_it_changes_with_the_patterns_of_artifacts(self):
+        assert digest(NOBLE, [self.MINE], Artifacts()) == digest(NOBLE, [self.MINE])
+        some = [digest(NOBLE, [], Artifacts(unified=one)) for one in ("", "a*", "b*")]
+        assert len(set(some)) == 3
 
     def test_requirements_have_no_order(self):
         one = Rule(match="*", requirements={"a": "1", "b": "2"})

@@ -9,7 +9,7 @@ import pytest
 from test_streams import CONTAINER, EVERYTHING, LXC, VM, content, image, images_of, serial
 
 from tasks.catalogue import catalogue
-from tasks.image import DISK, INCUS, LXD, SQUASHFS, Image
+from tasks.image import DISK, INCUS, LXD, SQUASHFS, UNIFIED, UNIFIED_LXD, UNIFIED_VM, Image
 from tasks.lxcindex import indexes
 from tasks.proof import Fault, prove_lxc, prove_streams
 from tasks.settings import Rule
@@ -69,6 +69,13 @@ CLIENTS = pytest.mark.parametrize("client", ["incus", "lxd"])
         pytest.param(Tree(images_of({"a/1/amd64/x": LXC})), id="for LXC alone"),
         pytest.param(Tree(images_of({"a/1/amd64/x": (LXD, SQUASHFS)})), id="metadata of LXD alone"),
         pytest.param(Tree(images_of({"a/1/amd64/x": (INCUS, LXD, SQUASHFS, DISK)})), id="metadata of each"),
+        pytest.param(Tree(images_of({"a/1/amd64/x": (UNIFIED,)}, (OLD, NEW))), id="unified"),
+        pytest.param(
+            Tree(images_of({"a/1/amd64/x": (UNIFIED, UNIFIED_LXD, INCUS, SQUASHFS)})), id="unified and split"
+        ),
+        pytest.param(
+            Tree(images_of({"a/1/amd64/x": (UNIFIED_VM,), "b/1/amd64/x": (UNIFIED,)})), id="a unified VM"
+        ),
         pytest.param(Tree(rules=(Rule(match="*", clients=("incus",)),)), id="not for LXD"),
         pytest.param(Tree(rules=(Rule(match="*", clients=()),)), id="for neither"),
         pytest.param(
@@ -777,3 +784,75 @@ def test_every_fault_of_the_lxc_index_is_told() -> None:
         "index-user: the line 'x' has not six fields",
         "a:1:amd64:x: index-user lists it twice; templates take the first",
     ]
+
+
+# Unified images
+
+
+def unified(*rules: Rule, **names: tuple[str, ...]) -> Tree:
+    """Products of one os, by their releases."""
+    return Tree(images_of({f"tiny/{name}/amd64/x": files for name, files in names.items()}), rules)
+
+
+def only(tree: Tree, release: str) -> Any:
+    """The items of the one version of a product."""
+    (version,) = tree.product(f"tiny:{release}:amd64:x")["versions"].values()
+    return version["items"]
+
+
+@pytest.mark.parametrize(
+    ("client", "name", "damage", "said"),
+    [
+        ("incus", "incus_combined.tar.gz", {"combined_type": "vm"}, "no client knows the combined_type 'vm'"),
+        ("incus", "incus_combined.tar.gz", {"combined_type": 1}, f"combined_type is no string, {UNREADABLE}"),
+        ("incus", "incus_combined.tar.gz", {"sha256": ""}, "it has no sha256: incus does not list it"),
+        ("lxd", "lxd_combined.tar.gz", {"sha256": None}, "it has no sha256: lxd does not list it"),
+    ],
+)
+def test_what_damages_a_unified_image(client: str, name: str, damage: dict[str, Any], said: str) -> None:
+    tree = unified(a=(UNIFIED, UNIFIED_LXD))
+    assert tree.faults(client) == []
+    only(tree, "a")[name] |= damage
+    assert [one for one in tree.faults(client) if one.endswith(said)] != []
+
+
+@pytest.mark.parametrize(
+    ("client", "taken", "alone"),
+    [
+        ("incus", "lxd_combined.tar.gz", "incus_combined.tar.gz"),
+        ("lxd", "incus_combined.tar.gz", "lxd_combined.tar.gz"),
+    ],
+)
+def test_each_daemon_reads_its_own(client: str, taken: str, alone: str) -> None:
+    """A fingerprint counts by its own ftype only, and the split and the unified image of it count both."""
+    tree = unified(a=(UNIFIED, UNIFIED_LXD), b=(UNIFIED, UNIFIED_LXD))
+    only(tree, "b")[taken]["sha256"] = only(tree, "a")[taken]["sha256"]
+    assert not [fault for fault in tree.faults(client) if "repeats the fingerprint" in fault]
+    only(tree, "b")[alone]["sha256"] = only(tree, "a")[alone]["sha256"]
+    assert [fault for fault in tree.faults(client) if "repeats the fingerprint of tiny:a:amd64:x" in fault]
+
+
+def test_a_unified_image_repeats_a_combined_hash() -> None:
+    tree = unified(a=CONTAINER, b=(UNIFIED,))
+    only(tree, "b")["incus_combined.tar.gz"]["sha256"] = only(tree, "a")["incus.tar.xz"][
+        "combined_squashfs_sha256"
+    ]
+    assert [fault for fault in tree.faults() if "repeats the fingerprint of tiny:a:amd64:x" in fault]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "clients"),
+    [
+        (CONTAINER, (UNIFIED,), {"incus", "lxd"}),
+        ((UNIFIED,), (UNIFIED,), {"incus", "lxd"}),
+        (VM, (UNIFIED,), set()),
+        (VM, (UNIFIED_VM,), {"incus"}),
+        (CONTAINER, (UNIFIED_VM,), {"incus"}),  # for Incus before May 2026
+        ((UNIFIED_VM,), (UNIFIED_VM,), {"incus"}),
+    ],
+)
+def test_an_alias_of_two_unified_images(a: tuple[str, ...], b: tuple[str, ...], clients: set[str]) -> None:
+    tree = unified(Rule(match="tiny/b", aliases=("tiny/a",)), a=a, b=b)
+    for client in ("incus", "lxd"):
+        said = [one for one in tree.faults(client) if "the alias 'tiny/a/x' belongs to tiny:a:amd64:x" in one]
+        assert bool(said) is (client in clients), client

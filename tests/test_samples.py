@@ -14,13 +14,22 @@ import pytest
 import yaml
 from tools import need, program
 
-from jenkins.samples import artifacts, meta_tarball, metadata_tarball, qcow2, squashfs, tar_xz
+from jenkins.samples import (
+    artifacts,
+    meta_tarball,
+    metadata_tarball,
+    qcow2,
+    squashfs,
+    tar_xz,
+    unified_tarball,
+)
 from jenkins.xz import xz
 
 TINY = {"os": "tiny", "release": "1", "arch": "amd64", "variant": "default"}
 BUILD = {**TINY, "serial": "20260101_07:42"}
 CREATED = 1767253320
-EVERYTHING = {"kinds": ("container", "vm", "lxc"), "lxd": "differs"}
+NAME = "tiny-1-amd64-default-20260101_07:42.tar.xz"  # of a unified image, as distrobuilder names it
+EVERYTHING = {"kinds": ("container", "vm", "lxc", "unified", "unified-vm"), "lxd": "differs"}
 NOISE = hashlib.shake_256(b"noise").digest(200_000)
 
 
@@ -56,6 +65,10 @@ def metadata(tarball):
         ({"kinds": ["vm"], "lxd": "only"}, "lxd.tar.xz disk.qcow2"),
         ({"kinds": ["vm"], "lxd": "same"}, "incus.tar.xz lxd.tar.xz disk.qcow2"),
         ({"kinds": ["lxc"], "lxd": "same"}, "rootfs.tar.xz meta.tar.xz"),
+        ({"kinds": ["unified"]}, NAME),
+        ({"kinds": ["unified"], "lxd": "only"}, f"lxd-{NAME}"),
+        ({"kinds": ["unified"], "lxd": "differs"}, f"{NAME} lxd-{NAME}"),
+        ({"kinds": ["unified-vm"], "lxd": "differs"}, f"vm-{NAME}"),
     ],
 )
 def test_a_build_has_the_files_of_its_kinds(options, names):
@@ -100,13 +113,15 @@ def test_no_two_builds_share_what_a_fingerprint_is_made_of(change):
     other = artifacts(**BUILD | change, **EVERYTHING)
     names = {"incus.tar.xz", "lxd.tar.xz", "rootfs.squashfs", "rootfs.tar.xz", "disk.qcow2"}
     assert not [name for name in names if one[name] == other[name]]
+    assert not {one[name] for name in (NAME, f"lxd-{NAME}", f"vm-{NAME}")} & {*other.values()}
 
 
 def test_the_payload_makes_every_root_larger():
     without = artifacts(**BUILD, **EVERYTHING)
     larger = artifacts(**BUILD, **EVERYTHING, payload=NOISE)
     grown = {name for name in larger if len(larger[name]) >= len(without[name]) + len(NOISE) - 8192}
-    assert grown == {"rootfs.squashfs", "rootfs.tar.xz", "disk.qcow2"}
+    unified = {NAME, f"lxd-{NAME}", f"vm-{NAME}"}
+    assert grown == {"rootfs.squashfs", "rootfs.tar.xz", "disk.qcow2", *unified}
 
 
 def test_the_serial_is_a_line_of_text():
@@ -158,6 +173,21 @@ def test_the_metadata_for_lxd_is_equal_or_not_as_asked():
     differs = artifacts(**BUILD, lxd="differs")
     incus, lxd = metadata(differs["incus.tar.xz"]), metadata(differs["lxd.tar.xz"])
     assert lxd == incus | {"creation_date": CREATED + 60}
+
+
+def test_a_unified_image_is_its_metadata_and_its_root_in_one():
+    """The layout of doc/reference/image_format.md of lxc/incus; two daemons' files differ in a minute."""
+    files = artifacts(**BUILD, **EVERYTHING, payload=b"more")
+    box, other, vm = (unpack(files[name]) for name in (NAME, f"lxd-{NAME}", f"vm-{NAME}"))
+    root = unpack(files["rootfs.tar.xz"])
+    assert {name.removeprefix("rootfs/"): body for name, body in box.items() if "rootfs/" in name} == root
+    assert [name for name in vm if "rootfs" in name] == ["rootfs.img"]
+    assert vm["rootfs.img"] == files["disk.qcow2"]
+    for unified in (box, vm):
+        assert unpack(files["incus.tar.xz"]).items() <= unified.items()
+    assert unpack(files["lxd.tar.xz"]).items() <= other.items()
+    assert artifacts(**BUILD, kinds=["unified"])[NAME] == unified_tarball(**BUILD)
+    assert artifacts(**BUILD, kinds=["unified"], lxd="same")[f"lxd-{NAME}"] == unified_tarball(**BUILD)
 
 
 def test_image_yaml_is_a_definition_of_the_image():

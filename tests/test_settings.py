@@ -17,6 +17,7 @@ from tasks import config as configuration
 from tasks.errors import SettingsError
 from tasks.settings import (
     Agent,
+    Artifacts,
     Axes,
     Day,
     Deltas,
@@ -230,6 +231,10 @@ def test_every_value_can_be_another(config: Config) -> None:
         release = "suite"
         arch = "label"
         variant = "flavour"
+        [jenkins.artifacts]
+        unified = "*.tar.xz"
+        unified_lxd = ""
+        unified_vm = "vm-*-1*"
         [jenkins.gate]
         job = "tests/boot"
         image = "IMAGE"
@@ -278,6 +283,7 @@ def test_every_value_can_be_another(config: Config) -> None:
             downloads=64,
             log=True,
             axes=Axes(release="suite", arch="label", variant="flavour"),
+            artifacts=Artifacts(unified="*.tar.xz", unified_vm="vm-*-1*"),
             gate=Gate(job="tests/boot", image="IMAGE", build="URL", scope="os"),
         ),
         signing=Signing(key=str(etc / "../keys/key.asc"), backend="sequoia", passphrase_file=etc / "pass"),
@@ -450,6 +456,18 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("jenkins.url", "'https://c i'", "must be an http:// or https:// URL without user ('https://c i')"),
         ("jenkins.url", "'https://ci#a'", "must be an http:// or https:// URL without user ('https://ci#a')"),
         ("jenkins.folder", "1", "expected str, got int (1)"),
+        (
+            "jenkins.artifacts.unified",
+            "'a/*.xz'",
+            "must be a file name in which only '*' is special ('a/*.xz')",
+        ),
+        ("jenkins.artifacts.unified_lxd", "'a?'", "must be a file name in which only '*' is special ('a?')"),
+        (
+            "jenkins.artifacts.unified_vm",
+            "'[ab]*'",
+            "must be a file name in which only '*' is special ('[ab]*')",
+        ),
+        ("jenkins.artifacts.unified", "['*']", "expected str, got array"),
         ("jenkins.jobs", "'image-*'", "expected array, got str ('image-*')"),
         ("jenkins.jobs", "[]", "expected array of length >= 1"),
         ("jenkins.jobs", "['']", "expected str of length >= 1"),

@@ -23,6 +23,9 @@ from tasks.image import (
     ROOT_TAR,
     ROOTS,
     SQUASHFS,
+    UNIFIED,
+    UNIFIED_LXD,
+    UNIFIED_VM,
     File,
     Image,
     Kind,
@@ -95,6 +98,7 @@ KINDS = st.lists(st.sampled_from([CONTAINER, VM, LXC, BOTH, EVERYTHING]), max_si
         pytest.param([LXC, VM] + [CONTAINER] * 4, 1, [6, 2, 1], id="the last of each kind"),
         pytest.param([LXC, EVERYTHING] + [CONTAINER] * 4, 1, [6, 2], id="one for two kinds"),
         pytest.param([EVERYTHING] * 4, 2, [4, 3], id="all kinds in each"),
+        pytest.param([(UNIFIED_VM,)] + [(UNIFIED,)] * 3, 1, [4, 1], id="the last unified VM stays"),
     ],
 )
 def test_which_images_are_kept(history: list[tuple[str, ...]], keep: int, expected: list[int]) -> None:
@@ -156,6 +160,9 @@ def test_a_fingerprint_counts_once() -> None:
         pytest.param((INCUS, LXD, SQUASHFS), (LXD, SQUASHFS), True, id="by the metadata of LXD"),
         pytest.param((INCUS, SQUASHFS), (LXD, SQUASHFS), False, id="the root alone"),
         pytest.param(LXC, LXC, False, id="without metadata nothing has a fingerprint"),
+        pytest.param((UNIFIED, *VM), (UNIFIED, *CONTAINER), True, id="a unified image"),
+        pytest.param((UNIFIED, UNIFIED_LXD), (UNIFIED_LXD,), True, id="by that of LXD"),
+        pytest.param((UNIFIED,), (UNIFIED_VM,), False, id="two unified images"),
     ],
 )
 def test_what_repeats_a_fingerprint(files: tuple[str, ...], again: tuple[str, ...], twice: bool) -> None:
@@ -211,7 +218,17 @@ def test_the_items_of_everything() -> None:
         ((INCUS, LXD, DISK), "lxd", "disk.qcow2=disk.qcow2 lxd.tar.xz=lxd.tar.xz"),
         ((INCUS, DISK), "lxd", "disk.qcow2=disk.qcow2 lxd.tar.xz=incus.tar.xz"),
         (CONTAINER, "", "root.squashfs=rootfs.squashfs"),
-        (LXC, "incus lxd", "root.tar.xz=rootfs.tar.xz"),
+        (LXC, "incus lxd", ""),
+        ((UNIFIED,), "incus lxd", "incus_combined.tar.gz=incus_combined.tar.gz lxd_combined.tar.gz=incus_combined.tar.gz"),
+        ((UNIFIED_LXD,), "incus lxd", "incus_combined.tar.gz=lxd_combined.tar.gz lxd_combined.tar.gz=lxd_combined.tar.gz"),
+        ((UNIFIED, UNIFIED_LXD), "incus lxd", "incus_combined.tar.gz=incus_combined.tar.gz lxd_combined.tar.gz=lxd_combined.tar.gz"),
+        ((UNIFIED,), "lxd", "lxd_combined.tar.gz=incus_combined.tar.gz"),
+        ((UNIFIED, UNIFIED_LXD), "incus", "incus_combined.tar.gz=incus_combined.tar.gz"),
+        ((UNIFIED, UNIFIED_VM), "", ""),
+        ((UNIFIED_VM,), "incus lxd", "incus_combined.vm.tar.gz=incus_combined.vm.tar.gz"),
+        ((UNIFIED_VM,), "lxd", ""),
+        ((UNIFIED, *LXC), "lxd", "lxd_combined.tar.gz=incus_combined.tar.gz"),
+        ((UNIFIED, *CONTAINER), "lxd", "lxd.tar.xz=incus.tar.xz lxd_combined.tar.gz=incus_combined.tar.gz root.squashfs=rootfs.squashfs"),
         ((*CONTAINER, "image.yaml", "build.log", META), "incus", "incus.tar.xz=incus.tar.xz root.squashfs=rootfs.squashfs"),
     ],
 )  # fmt: skip
@@ -221,6 +238,23 @@ def test_which_file_is_which_item(files: tuple[str, ...], clients: str, expected
         " ".join(f"{key}={item['path'].removeprefix(f'{PLACE}/')}" for key, item in sorted(found.items()))
         == expected
     )
+
+
+def test_the_items_of_unified_images() -> None:
+    """Old clients take combined_type's absence for a container, and so do new ones."""
+
+    def item(ftype: str, file: str) -> dict:
+        body = content(NAME, SERIAL, file)
+        return {"ftype": ftype, "path": f"{PLACE}/{file}", "sha256": digest(body), "size": len(body)}
+
+    assert items(image(files=(UNIFIED, UNIFIED_VM)), ("incus", "lxd")) == {
+        "incus_combined.tar.gz": item("incus_combined.tar.gz", UNIFIED),
+        "lxd_combined.tar.gz": item("lxd_combined.tar.gz", UNIFIED),
+        "incus_combined.vm.tar.gz": {
+            **item("incus_combined.tar.gz", UNIFIED_VM),
+            "combined_type": "virtual-machine",
+        },
+    }
 
 
 def test_each_metadata_file_has_the_hashes_of_its_own_bytes() -> None:
@@ -289,6 +323,36 @@ def test_what_the_rules_say_of_a_product_for_people() -> None:
     assert (product["os"], product["release"], product["release_title"]) == ("TinyOS", "1", "1 LTS")
     assert product["support_eol"] == "2030-04-30"
     assert "support_eol" not in images_json([image()], ())["products"]["tiny:1:amd64:default"]
+
+
+@pytest.mark.parametrize(
+    ("history", "listed"),
+    [
+        ([(UNIFIED_VM,)], [True]),
+        ([(UNIFIED_VM,), (UNIFIED_VM, *LXC)], [True, True]),
+        ([(UNIFIED_VM, *VM)], [True]),
+        ([(UNIFIED_VM, UNIFIED)], [False]),
+        ([(UNIFIED_VM, UNIFIED_LXD)], [False]),
+        ([(UNIFIED_VM, *CONTAINER)], [False]),
+        ([(UNIFIED_VM, INCUS, ROOT_TAR)], [False]),
+        ([(UNIFIED_VM,), (UNIFIED,)], [False, False]),
+        ([CONTAINER, (UNIFIED_VM,), (UNIFIED_VM, *LXC)], [False, False, False]),
+    ],
+)
+def test_a_unified_vm_is_listed_where_its_product_has_no_container(history, listed) -> None:
+    """Incus 6.0.4 takes it for one, and an alias stands for the newest of a product."""
+    images = [image(serial=serial(day), files=files) for day, files in enumerate(history, start=1)]
+    other = image("other/1/amd64/default")  # holds up nobody
+    versions = images_json([*images, other], ())["products"]["tiny:1:amd64:default"]["versions"]
+    assert [UNIFIED_VM in versions.get(one.serial, {"items": ()})["items"] for one in images] == listed
+    assert all(version["items"] for version in versions.values())
+
+
+def test_what_nobody_may_see_is_no_version() -> None:
+    images = [image(serial=serial(1), files=(UNIFIED_VM,)), image("tiny/2/amd64/default")]
+    rules = [Rule(match="tiny", clients=("lxd",))]
+    assert list(images_json(images, rules)["products"]) == ["tiny:2:amd64:default"]
+    assert list(images_json(images, ())["products"]) == ["tiny:1:amd64:default", "tiny:2:amd64:default"]
 
 
 def test_what_repeats_a_fingerprint_is_not_listed() -> None:
