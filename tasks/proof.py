@@ -278,13 +278,13 @@ def _marks(
 ) -> Iterator[tuple[str, tuple[str, ...], object, str]]:
     """Every image that a client makes of a version: item, types, fingerprint, what to say if it is none.
 
-    A unified image needs no metadata item. LXD takes each for a container, as Incus did until May 2026.
+    A unified image needs no metadata item. Incus took each for a container until May 2026, as LXD does.
     """
     for name, item in items.items():
         ftype = str(item.get("ftype"))
         if ftype == UNIFIED[client]:
-            said = str(item.get("combined_type", TYPES[0])) if client == "incus" else TYPES[0]
-            yield name, tuple({TYPES[0]: 0, said: 0}), item.get("sha256"), "it has no sha256"
+            types = dict.fromkeys((TYPES[0], str(item.get("combined_type", TYPES[0]))))
+            yield name, tuple(types), item.get("sha256"), "it has no sha256"
         elif metadata and ftype in ROOTS:
             type_, keys = ROOTS[ftype]
             mark = next((metadata[one] for one in keys if one in metadata), None)

@@ -44,6 +44,7 @@ ROOT_ITEMS = {
     DISK: ("disk.qcow2", "disk-kvm.img", ("combined_disk-kvm-img_sha256",)),
 }
 METADATA_OF = {"incus": (INCUS, LXD), "lxd": (LXD, INCUS)}  # own metadata first, else the other's
+VM = "virtual-machine"  # combined_type; without it a unified image is a container
 UNIFIED_OF = {"incus": (UNIFIED, UNIFIED_LXD), "lxd": (UNIFIED_LXD, UNIFIED)}  # as above
 NOTHING: Mapping[str, Json] = {}
 INDEX, IMAGES = "index.json", "images.json"
@@ -149,7 +150,7 @@ def _unified(image: Image, clients: Collection[str]) -> dict[str, Json]:
             found[ftype] = _item(image, name, ftype)
     if UNIFIED_VM in image.files and "incus" in clients:
         item = _item(image, UNIFIED_VM, UNIFIED)
-        found[UNIFIED_VM] = {**item, "combined_type": "virtual-machine"}
+        found[UNIFIED_VM] = {**item, "combined_type": VM}
     return found
 
 

@@ -15,7 +15,7 @@ import msgspec
 from tasks import files, lxcindex, streams, xdelta
 from tasks.audit import Audit, audit
 from tasks.errors import TreeError
-from tasks.image import METADATA, SUMS, Image
+from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
 from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
 from tasks.proof import listed_items, prove_tree
@@ -201,6 +201,8 @@ class _Verification:
                 continue  # the clients' rules ask whether it is there
             if item.get("sha256") != image.files[where.name].sha256:
                 self._fault(path, f"{of}: names another sha256 than {where.parent}/{SUMS}")
+            if (item.get("combined_type") == streams.VM) != (where.name == UNIFIED_VM):
+                self._fault(path, f"{of}: combined_type is not that of {where}")
             if where.name in METADATA:
                 marks = image.fingerprints.get(where.name, {})
                 wanted = {key: mark for root, mark in marks.items() for key in streams.ROOT_ITEMS[root][2]}

@@ -15,6 +15,8 @@ from jenkins import standin
 from jenkins.controller import Controller
 from jenkins.samples import unified_tarball
 from tasks.image import UNIFIED, UNIFIED_LXD, UNIFIED_VM
+from tasks.sign import Sequoia
+from tasks.tree import put_streams
 
 BOX, PAIR, VM = "tiny/1/amd64/default", "tiny/2/amd64/default", "tiny/3/amd64/default"
 PATTERNS = '[jenkins.artifacts]\nunified = "tiny-*.tar.xz"\nunified_lxd = "lxd-*"\nunified_vm = "vm-*"\n'
@@ -118,6 +120,33 @@ def test_a_damaged_one_is_named(site: Site) -> None:
     assert f"{UNIFIED}: has another sha256" in site.doit("verify").out
 
 
+@pytest.mark.parametrize(
+    ("product", "name", "change"),
+    [
+        (VM, "incus_combined.vm.tar.gz", {"combined_type": "container"}),
+        (BOX, "incus_combined.tar.gz", {"combined_type": "virtual-machine"}),
+        (BOX, "lxd_combined.tar.gz", {"sha256": "0" * 64}),
+    ],
+)
+def test_what_the_streams_say_of_one_is_held_against_it(
+    product: str, name: str, change: dict[str, str], site: Site
+) -> None:
+    matrix(site.ci, BOX, VM)
+    content = {BOX: files(BOX, kinds=("unified",)), VM: files(VM, kinds=("unified-vm",))}
+    build(site.ci, BOX, VM, content=content)
+    site.more = PATTERNS
+    site.publish()
+    document = site.json("streams/v1/images.json")
+    (version,) = document["products"][product.replace("/", ":")]["versions"].values()
+    version["items"][name] |= change
+    put_streams(site.latest, document, Sequoia(site.key.secret, ""))
+    done = site.doit("verify")
+    assert done.code == 1
+    (said,) = [line for line in done.out.splitlines() if f" {name}: " in line]
+    assert said.startswith(f"streams/v1/images.json: {product.replace('/', ':')} ")
+    assert ("combined_type is not that of" if "sha256" not in change else "names another sha256") in said
+
+
 def test_a_unified_vm_beside_containers_waits_unlisted(site: Site) -> None:
     """A client that takes it for a container would launch it by the container's alias."""
     matrix(site.ci, BOX)
@@ -133,6 +162,20 @@ def test_a_unified_vm_beside_containers_waits_unlisted(site: Site) -> None:
     assert items(site, BOX).keys() == {"incus.tar.xz", "lxd.tar.xz", "root.squashfs"}
     assert "nothing changed" in site.publish().out
     assert site.doit("verify").code == 0
+
+
+def test_a_vm_that_is_not_listed_repeats_no_fingerprint(site: Site) -> None:
+    """Its container is new, and nothing else of it is shown."""
+    matrix(site.ci, BOX)
+    site.more = PATTERNS
+    vm: dict[str, bytes] = {}
+    for _ in range(2):
+        made = files(BOX, kinds=("container", "unified-vm"))
+        vm = vm or {name: body for name, body in made.items() if name.startswith("vm-")}
+        build(site.ci, BOX, content={BOX: {n: b for n, b in made.items() if not n.startswith("vm-")} | vm})
+        said = site.publish().out
+    assert "repeats a fingerprint" not in said
+    assert len(site.products()["tiny:1:amd64:default"]["versions"]) == 2
 
 
 def test_a_unified_vm_whose_alias_is_anothers_container_is_held(site: Site) -> None:
