@@ -2,9 +2,9 @@
 
 poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and
 places one image; prune removes what has lapsed; collect decides what is listed; streams and lxc_index
-write what clients read; proof reads it as they do; snapshot freezes the tree and shows it; purge
-takes out of all snapshots what was withdrawn at once; mirror:<name> hands it to rsync; publish is the
-whole of it.
+write what clients read; proof reads it as they do; page is for people; snapshot freezes the tree and
+shows it; purge takes out of all snapshots what was withdrawn at once; mirror:<name> hands it to rsync;
+publish is the whole of it.
 """
 
 from collections.abc import Iterator
@@ -45,11 +45,7 @@ def task_publish(**options: str | int | bool) -> Tasks:
 @create_after(executed="poll")
 def task_image() -> Tasks:
     """Fetch, check, sign and place the image of one product."""
-    yield {
-        "basename": "image",
-        "name": None,
-        "doc": "Bring every product to its newest good build.",
-    }
+    yield {"basename": "image", "name": None, "doc": "Bring every product to its newest good build."}
     for wish, done in run.wishes():
         yield {
             "name": wish.product.name,
@@ -110,23 +106,30 @@ def task_proof() -> dict[str, object]:
     }
 
 
+def task_page() -> dict[str, object]:
+    """Write the page for people, and the public key."""
+    return {
+        "actions": step(show.page),
+        "task_dep": ["proof"],  # which may take something out of the indexes
+        "file_dep": [site.catalogue, tree.TEMPLATE, *show.files()],
+        "targets": show.people(),
+        "uptodate": [same(lambda: (run.settings.page, run.settings.signing.key))],
+    }
+
+
 def task_snapshot() -> dict[str, object]:
     """Freeze the tree and show it to the world."""
     return {
         "actions": step(show.freeze),
-        "file_dep": show.files(),
-        "task_dep": ["proof"],
+        "file_dep": [*show.files(), *show.people()],
+        "task_dep": ["page"],
         "uptodate": [same(run.ledgers), site.latest.exists],
     }
 
 
 def task_purge() -> dict[str, object]:
     """Take back what was withdrawn at once, from every snapshot."""
-    return {
-        "actions": step(show.purge),
-        "task_dep": ["snapshot"],
-        "uptodate": [asked(show.is_purged)],
-    }
+    return {"actions": step(show.purge), "task_dep": ["snapshot"], "uptodate": [asked(show.is_purged)]}
 
 
 @task_params(ADOPT)

@@ -11,6 +11,7 @@ from doit.exceptions import TaskFailed
 
 from tasks import indexes, mirror, preview, prune, purge, snapshot, tree
 from tasks.errors import TreeError
+from tasks.layout import KEY, PAGE
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
 from tasks.state import NONE, Quarantine, load
@@ -46,6 +47,10 @@ class Exposure:
         """Every file that names images."""
         return self.stream_files() + tree.lxc_files(self._layout.public, self.lxc)
 
+    def people(self) -> list[Path]:
+        """The page, and the key."""
+        return [self._layout.public / PAGE, self._layout.public / KEY]
+
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""
         run = self._run
@@ -80,13 +85,17 @@ class Exposure:
         """Whether nothing is in quarantine: what is may be mended by hand."""
         return (load(self._layout.quarantine, Quarantine) or NONE) == NONE
 
+    def page(self) -> str:
+        """Write the page for people, and the public key."""
+        return indexes.write_page(self._layout, self._settings)
+
     def freeze(self) -> str:
         """Freeze the tree and show it."""
         return snapshot.snapshot(self._layout, self._run.now)
 
     def purge(self) -> str:
         """Take back what was withdrawn at once."""
-        return purge.purge(self._layout, self._gone, self._run.signer)
+        return purge.purge(self._layout, self._gone, self._run.signer, self._settings.page)
 
     def is_purged(self) -> bool:
         """Whether nothing is left of what was withdrawn at once."""
@@ -129,6 +138,7 @@ class Exposure:
         yield "streams", self.streams()
         yield "lxc_index", self.lxc_index()
         yield "proof", self.prove()
+        yield "page", self.page()
         yield "snapshot", self.freeze()
         if not self.is_purged():
             yield "purge", self.purge()

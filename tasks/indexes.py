@@ -14,7 +14,7 @@ from tasks.catalogue import Catalogue, catalogue, duplicates
 from tasks.decisions import Decisions
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
-from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.ledgers import adopt
 from tasks.policy import CLIENTS, matches
 from tasks.proof import Fault, prove_tree
@@ -251,6 +251,18 @@ def prove(
     save(layout.quarantine, held)
     count = len(held.products) + len(held.images)
     return "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")
+
+
+def write_page(layout: Layout, settings: Settings) -> str:
+    """The page of what the proven indexes list, or of the pinned snapshot, and the public key."""
+    listing = _listing(layout)
+    changed = tree.put_key(layout.public, settings.signing)
+    before = files.read(layout.snapshots / listing.pinned / "public" / PAGE) if listing.pinned else None
+    if before is None or listing.refused:
+        changed |= tree.put_page(layout.public, settings.page)
+    else:
+        changed |= files.write_changed(layout.public / PAGE, before)
+    return PAGE + ("" if changed else ", no byte changed")
 
 
 def _spared(layout: Layout, held: Quarantine) -> set[str]:

@@ -11,6 +11,8 @@ STREAMS_TWIN = PurePosixPath("meta/simplestreams/v1")  # where images.linuxconta
 LXC = PurePosixPath("meta/1.0")
 SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")  # the minute in UTC, and a counter
 SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
+PAGE = "index.html"  # for people
+KEY = "key.asc"  # the public keys that have signed here
 INDEX_TREES = ("meta", "streams")  # what names images, and so must come after them
 
 

@@ -1,7 +1,7 @@
 """Make a mirror equal to the newest snapshot, by rsync (acts).
 
-In this order: images, the LXC index, the streams, and what is gone at last, so that no index on the
-mirror ever names a file that is not there. Indexes are compared by checksum: rsync's quick check
+In this order: images, the LXC index, the streams, the page, and what is gone at last, so that nothing on
+the mirror ever names a file that is not there. Indexes are compared by checksum: rsync's quick check
 misses one of equal size written in the same second. What the mirror's own index named until lately
 stays for ``grace`` after that mirror switched, however long it was away.
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from tasks import tree
 from tasks.errors import ProgramFailed, TreeError
-from tasks.layout import INDEX_TREES, SITE_ID, Layout
+from tasks.layout import INDEX_TREES, KEY, PAGE, SITE_ID, Layout
 from tasks.programs import run
 from tasks.settings import Mirror, Span, is_remote
 from tasks.state import Mirrored, latest_name, load, save
@@ -87,9 +87,10 @@ def phases() -> list[list[str]]:
     trees = [f"--exclude=/{tree}" for tree in INDEX_TREES]
     return [
         [f"--include=/{SITE_ID}", "--exclude=*"],
-        [*trees, "--exclude=/index.html"],
+        [*trees, f"--exclude=/{KEY}", f"--exclude=/{PAGE}"],
         ["--checksum", "--delay-updates", "--include=/meta", "--include=/meta/1.0/***", "--exclude=*"],
-        ["--checksum", "--delay-updates", "--exclude=/images"],
+        ["--checksum", "--delay-updates", "--exclude=/images", f"--exclude=/{PAGE}"],
+        ["--checksum", f"--include=/{PAGE}", "--exclude=*"],
     ]
 
 

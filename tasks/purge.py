@@ -1,13 +1,14 @@
 """Take what was withdrawn at once out of the tree and of every snapshot (acts).
 
 A snapshot never changes; one that has a withdrawn image gives way to a copy of it, which shares all
-files but that image and the indexes that named it, by one exchange of names. Mirrors follow.
+files but that image, the indexes that named it and the page, by one exchange of names. Mirrors follow.
 """
 
 from collections.abc import Callable, Collection, Iterator
 
 from tasks import files, tree
-from tasks.layout import Layout
+from tasks.layout import PAGE, Layout
+from tasks.settings import Page
 from tasks.sign import Signer
 from tasks.state import Ledger, load_all, save, snapshots
 from tasks.words import counted
@@ -22,7 +23,7 @@ def due(layout: Layout, gone: Collection[str]) -> Iterator[str]:
         )
 
 
-def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer]) -> str:
+def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer], page: Page) -> str:
     """Remove these images, named by their directories, wherever they lie; the ledgers first."""
     for ledger in load_all(layout.state / "ledger", Ledger) if gone else ():
         stay = tuple(image for image in ledger.images if image.path not in gone)
@@ -38,11 +39,13 @@ def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer]) -
         if any((layout.snapshots / name / "public" / path).exists() for path in gone)
     ]
     for name in names:
-        _replace(layout, name, gone, signer)
+        _replace(layout, name, gone, signer, page)
     return f"out of the tree and of {counted(len(names), 'snapshot')}"
 
 
-def _replace(layout: Layout, name: str, gone: Collection[str], signer: Callable[[], Signer]) -> None:
+def _replace(
+    layout: Layout, name: str, gone: Collection[str], signer: Callable[[], Signer], page: Page
+) -> None:
     """Let a snapshot without these images take the place of one."""
     old, new = layout.snapshots / name, layout.snapshots / f"{files.TEMPORARY}{name}"
     files.sweep(layout.snapshots, layout.staging)
@@ -51,7 +54,8 @@ def _replace(layout: Layout, name: str, gone: Collection[str], signer: Callable[
         if (new / "public" / path).exists():
             files.remove(new / "public" / path, layout.staging)
             files.remove_empty((new / "public" / path).parent, new / "public")
-    tree.strip(new / "public", gone, signer())
+    if tree.strip(new / "public", gone, signer()) and (new / "public" / PAGE).exists():
+        tree.put_page(new / "public", page)
     with files.disk("show"):
         new.chmod(0o755)
     files.exchange(new, old)

@@ -263,6 +263,19 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, Meta(pattern=r"^[^-]", description="a path or an rsync URL")]
 
 
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """``[page]``: the page for people; ``remote`` is what its lines call this server."""
+
+    title: NonEmpty = "Images"
+    # Not "images": Incus and LXD come with a remote of that name, and refuse to add another.
+    remote: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", description="made of letters, digits, '.', '_' and '-'"
+        ),
+    ] = "imagepress"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -273,6 +286,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     list: tuple[List, ...] = ()
     deltas: Deltas = Deltas()
     lxc: Lxc = Lxc()
+    page: Page = Page()
     snapshot: Snapshot = Snapshot()
     mirror: tuple[Mirror, ...] = ()
 

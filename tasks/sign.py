@@ -7,12 +7,14 @@ of what it would cover is exposed: every failure here is fatal.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tasks import files
 from tasks.errors import ProgramFailed, SettingsError, SigningError
 from tasks.image import SUMS
+from tasks.layout import KEY
 from tasks.programs import run
 from tasks.settings import Signing
 
@@ -193,16 +195,36 @@ def verifier(settings: Signing, keys: Sequence[Path]) -> Verifier:
 
     Raises SettingsError when a key cannot be read: not everybody who may verify may read the secret one.
     """
-    if not keys and settings.uses_gpg:
-        argv = ["gpg", "--batch", "--no-tty", "--export", "--", settings.key.removesuffix("!")]
-        try:
-            data = run(argv, timeout=TIMEOUT)
-        except ProgramFailed as error:
-            raise SettingsError([f"signing.key: gpg cannot export {settings.key}: {error}"]) from error
-        return Verifier(_certificates(data, f"signing.key: gpg's keyring of this user has {settings.key}"))
     if keys:
-        return Verifier([one for key in keys for one in _certificates(_key(key, "--key"), f"--key={key}")])
-    return Verifier(_certificates(_key(Path(settings.key), "signing.key"), "signing.key"))
+        return Verifier([one for key in keys for one in certificates(_key(key, "--key"), f"--key={key}")])
+    return Verifier(_own(settings))
+
+
+def keyring(settings: Signing, before: bytes) -> bytes:
+    """The public part of ``signing.key``, armoured, and the other keys of the ring that was there before.
+
+    They made the signatures of older images, which stay; who does not want one any more removes the file.
+    Raises SettingsError when the key cannot be read.
+    """
+    import pysequoia  # noqa: PLC0415 - as above
+
+    own = _own(settings)
+    with suppress(SettingsError):  # a damaged ring is made anew
+        mine = {one.fingerprint for one in own}
+        own = [*own, *(one for one in certificates(before, KEY) if one.fingerprint not in mine)]
+    ring = b"".join(bytes(one) for one in own)  # bytes(Cert) never has the secret part
+    return pysequoia.armor(ring, pysequoia.ArmorKind.PublicKey).encode()
+
+
+def _own(settings: Signing) -> "list[Cert]":
+    if not settings.uses_gpg:
+        return certificates(_key(Path(settings.key), "signing.key"), "signing.key")
+    argv = ["gpg", "--batch", "--no-tty", "--export", "--", settings.key.removesuffix("!")]
+    try:
+        data = run(argv, timeout=TIMEOUT)
+    except ProgramFailed as error:
+        raise SettingsError([f"signing.key: gpg cannot export {settings.key}: {error}"]) from error
+    return certificates(data, f"signing.key: gpg's keyring of this user has {settings.key}")
 
 
 def _key(path: Path, option: str) -> bytes:
@@ -214,7 +236,7 @@ def _key(path: Path, option: str) -> bytes:
         raise SettingsError([said + wanted * (option != "--key")]) from error
 
 
-def _certificates(data: bytes, what: str) -> "list[Cert]":
+def certificates(data: bytes, what: str) -> "list[Cert]":
     """The public part of every key in a file, armoured or not; the secret ones are never unlocked."""
     import pysequoia  # noqa: PLC0415 - as above
 

@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from tasks import files, lxcindex, streams
+from tasks import files, lxcindex, page, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
-from tasks.layout import LXC, STREAMS, STREAMS_TWIN
-from tasks.settings import Lxc
-from tasks.sign import Signer, publish_signed
+from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
+from tasks.settings import Lxc, Page, Signing
+from tasks.sign import Signer, keyring, publish_signed
 from tasks.state import load
 from tasks.streams import Json
 
+TEMPLATE = Path(__file__).with_name("page.html")
 FORMS = ("json", "json.gpg", "json.gz", "sjson")
 
 
@@ -81,10 +82,13 @@ def listed_images(public: Path) -> Iterator[Image]:
 
     One whose record is damaged or gone is left out.
     """
-    for path in sorted(listed_paths(public)):
-        with suppress(TreeError):
-            if image := load(public / path / SOURCE, Image):
-                yield image
+    yield from filter(None, (_record(public, path) for path in sorted(listed_paths(public))))
+
+
+def _record(public: Path, path: str) -> Image | None:
+    with suppress(TreeError):
+        return load(public / path / SOURCE, Image)
+    return None
 
 
 def put_streams(public: Path, document: Mapping[str, Json], by: Signer, of: str = "") -> bool:
@@ -112,6 +116,21 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
     files.write(clear, by.clear(signed or data))
     files.write(packed, streams.gzipped(data))
     return publish_signed(path, data, by, ".gpg")
+
+
+def put_page(public: Path, settings: Page) -> bool:
+    """Make the page of what the indexes list; says whether it changed."""
+    listed = page.offers(listed_streams(public), lxc_lines(public / LXC / "index-system").values())
+    images = {
+        path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
+    }
+    html = page.page(TEMPLATE.read_text(encoding="utf-8"), settings, listed, images)
+    return files.write_changed(public / PAGE, html)
+
+
+def put_key(public: Path, signing: Signing) -> bool:
+    """Publish the key that signs, beside those that signed before; says whether there was anything new."""
+    return files.write_changed(public / KEY, keyring(signing, files.read(public / KEY) or b""))
 
 
 def strip(public: Path, gone: Collection[str], by: Signer) -> bool:

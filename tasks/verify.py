@@ -12,15 +12,15 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from tasks import files, lxcindex, streams, xdelta
+from tasks import files, lxcindex, page, streams, xdelta
 from tasks.audit import Audit, audit
-from tasks.errors import TreeError
+from tasks.errors import SettingsError, TreeError
 from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
-from tasks.layout import LXC, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
 from tasks.proof import listed_items, prove_tree
 from tasks.settings import Lxc
-from tasks.sign import Verifier
+from tasks.sign import Verifier, certificates
 from tasks.threads import CORES, apart, together
 from tasks.tree import lists
 
@@ -84,6 +84,7 @@ class _Verification:
         indexes = {path.with_name(path.name.removesuffix(".asc")) for path in present if path.parent == LXC}
         for path in sorted(indexes | {LXC / name for name in lxcindex.names(lxc.levels)}):
             self._signed(path, ".asc")
+        self._people()
         for of in ("", *names):
             self._items(STREAMS / of / streams.IMAGES)
         self._deltas()
@@ -154,6 +155,31 @@ class _Verification:
             self._stream(twin.parent, name)
             if self._read(path) != self._read(twin):
                 self._fault(twin, f"is not the same as {path}")
+
+    def _people(self) -> None:
+        """Every link of the page leads somewhere, and the key beside it is one that verifies."""
+        html, ring = self._read(PurePosixPath(PAGE)), self._read(PurePosixPath(KEY))
+        if html is None:
+            self._fault(PAGE, "is missing, or cannot be read")
+        for link in dict.fromkeys(page.links(html or b"")):
+            if not self._is_there(link):
+                self._fault(PAGE, f"links to {link}, which does not exist")
+        path = STREAMS / streams.IMAGES
+        data, signature = self._read(path), self._read(path.with_name(f"{path.name}.gpg"))
+        try:
+            public = Verifier(certificates(ring or b"", KEY))
+        except SettingsError as error:
+            self._fault(error)
+            return
+        good = data is not None and signature is not None and not self._verifier.detached(data, signature)
+        if good and public.detached(data or b"", signature or b""):
+            self._fault(KEY, f"is not of the key that signed {path}")
+
+    def _is_there(self, path: str) -> bool:
+        """Whether a link leads somewhere; whether an image has all of its files was asked before."""
+        directory, _, name = path.rpartition("/")
+        image = self._images.get(directory)
+        return path in self._sizes or bool(image and name.removesuffix(".asc") in {*image.files, SUMS})
 
     def _stream(self, top: PurePosixPath, name: str) -> None:
         """One stream file in its four forms, each with the same content."""

@@ -46,6 +46,7 @@ class Result:
             "streams",
             "lxc_index",
             "proof",
+            "page",
             "prune",
             "snapshot",
             "purge",

@@ -15,6 +15,7 @@ NOUNS = {
     "headers",
     "image",
     "lxcindex",
+    "page",
     "plan",
     "policy",
     "proof",

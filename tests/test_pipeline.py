@@ -59,6 +59,7 @@ def test_one_new_build_does_its_own_work_only(three: Site) -> None:
         "streams",
         "lxc_index",
         "proof",
+        "page",
         "snapshot",
         "mirror:near",
     ]
@@ -117,7 +118,7 @@ def test_an_edited_alias_runs_no_image_task(three: Site) -> None:
     three.configure()
     three.server.clear()
     result = three.publish()
-    assert result.executed == ["poll", "streams", "lxc_index", "proof", "snapshot", "mirror:near"]
+    assert result.executed == ["poll", "streams", "lxc_index", "proof", "page", "snapshot", "mirror:near"]
     assert len(three.server.requests) == 1
     assert "tiny/one" in three.products()["tiny:1:amd64:default"]["aliases"].split(",")
 

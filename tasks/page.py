@@ -1,0 +1,264 @@
+"""The page for people: what the indexes list, and the lines that clients take (pure).
+
+It is made of what the indexes say, after the proof: whatever is in quarantine, withdrawn, pinned or
+hidden from a client is on the page as it is in the lists. How clients make names of aliases, and what
+they list, is in lxc/incus:shared/simplestreams (simplestreams.go, products.go) and its LXD twin; what LXC
+asks for in lxc/lxc:templates/lxc-download.in.
+
+Every value is hostile: escaped as HTML, quoted as a word of the shell, and in links as a URL. The policy
+in the page's head lets the browser run the one script and fetch nothing.
+"""
+
+import re
+import shlex
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
+from html import escape, unescape
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from tasks.image import SUMS, Image
+from tasks.proof import METADATA, ROOTS
+from tasks.settings import Page
+from tasks.streams import Json
+from tasks.words import counted
+
+SERVER = "SERVER"  # in a line, where the script of the page puts its own address
+CLIENTS = {"incus": "Incus", "lxd": "LXD"}
+COMMANDS = {"incus": "incus", "lxd": "lxc"}
+KINDS = {"container": "container", "virtual-machine": "VM"}
+# What has to be set at launch, by kind; the servers of both refuse to start the instance without it.
+LAUNCH = {
+    "container": {("nesting", "true"): "security.nesting=true"},
+    "virtual-machine": {("secureboot", "false"): "security.secureboot=false"},
+}
+REQUIREMENTS = {"incus": "requirements", "lxd": "lxd_requirements"}
+
+
+class Address(str):
+    """A word of a line that holds the server's address."""
+
+    __slots__ = ()
+
+
+class Offer(NamedTuple):
+    """One product as the indexes list it."""
+
+    key: str  # os:release:arch:variant
+    aliases: tuple[str, ...]
+    listed: Mapping[tuple[str, str], str]  # client, type of image -> its newest serial
+    lxc: str  # the serial that LXC's index names, "" where it does not
+    requirements: Mapping[str, Mapping[str, str]]  # of each client
+    files: Mapping[str, Mapping[str, int]]  # serial -> file -> bytes, as far as the streams tell
+
+    @property
+    def names(self) -> list[str]:
+        """Its aliases with the architecture, as clients register them too."""
+        arch = self.key.split(":")[2]
+        return [f"{alias}/{arch}" for alias in self.aliases]
+
+    @property
+    def serials(self) -> list[str]:
+        """The newest of every kind, newest first."""
+        return sorted({*self.listed.values(), self.lxc} - {""}, reverse=True)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The directories of these images, by serial, relative to ``public``."""
+        return {serial: f"images/{self.key.replace(':', '/')}/{serial}" for serial in self.serials}
+
+
+def offers(products: Mapping[str, Json], lines: Iterable[str]) -> list[Offer]:
+    """What images.json and LXC's index list, by product; nothing that no client could take."""
+    fields = (line.split(";") for line in lines)
+    lxc = {":".join(one[:4]): one[4] for one in fields}
+    found = [_offer(key, _object(products, key), lxc.get(key, "")) for key in sorted(products.keys() | lxc)]
+    return [one for one in found if one.serials]
+
+
+def page(template: str, settings: Page, listed: Iterable[Offer], images: Mapping[str, Image]) -> bytes:
+    """The page; ``images`` are those of ``Offer.paths`` whose own record could be read."""
+    listed = tuple(listed)
+    names = Counter(name for one in listed for name in {*one.aliases, *one.names})
+    seen = [client for client in CLIENTS if any(of == client for one in listed for of, _ in one.listed)]
+    parts = {
+        "POLICY": escape(_policy(template)),
+        "TITLE": escape(settings.title),
+        "COUNT": counted(len(listed), "product"),
+        "USE": "\n".join(_line(f"Add to {CLIENTS[one]}", _remote(one, settings.remote)) for one in seen),
+        "ROWS": "\n".join(_row(one, settings.remote, names, images) for one in listed),
+    }
+    return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], template).encode()
+
+
+def links(html: bytes) -> Iterator[str]:
+    """What the page links to in its own tree, by path."""
+    for link in re.findall(rb'<a href="([^"]*)"', html):
+        yield unquote(unescape(link.decode(errors="replace")))
+
+
+def _offer(key: str, product: Mapping[str, Json], lxc: str) -> Offer:
+    listed: dict[tuple[str, str], str] = {}
+    files: dict[str, dict[str, int]] = {}
+    versions = _object(product, "versions")
+    for serial in sorted(versions, reverse=True):
+        items = _object(_object(versions, serial), "items")
+        one = [_object(items, name) for name in items]
+        ftypes = {str(item.get("ftype")) for item in one}
+        types = {ROOTS[ftype][0] for ftype in ftypes & ROOTS.keys()}
+        for client, metadata in METADATA.items():
+            if metadata in ftypes:
+                for type_ in types:
+                    listed.setdefault((client, type_), serial)
+        if serial in {*listed.values(), lxc}:
+            sizes = ((str(item.get("path")).rpartition("/")[2], item.get("size")) for item in one)
+            files[serial] = {name: size for name, size in sizes if isinstance(size, int)}
+    return Offer(
+        key=key,
+        aliases=tuple(filter(None, str(product.get("aliases") or "").split(","))),
+        listed=listed,
+        lxc=lxc,
+        requirements={
+            client: {name: str(value) for name, value in sorted(_object(product, field).items())}
+            for client, field in REQUIREMENTS.items()
+        },
+        files=files,
+    )
+
+
+def _object(of: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    value = of.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _policy(template: str) -> str:
+    """Nothing may be fetched, and no script or style is good but those of the template."""
+    hashes = {
+        of: b64encode(sha256(found[1].encode()).digest()).decode()
+        for of in ("style", "script")
+        if (found := re.search(f"<{of}>(.*?)</{of}>", template, re.DOTALL))
+    }
+    allowed = "".join(f"; {of}-src 'sha256-{mark}'" for of, mark in hashes.items())
+    return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'{allowed}"
+
+
+def _remote(client: str, remote: str) -> list[str]:
+    return [
+        COMMANDS[client],
+        "remote",
+        "add",
+        remote,
+        Address(f"https://{SERVER}"),
+        "--protocol=simplestreams",
+    ]
+
+
+def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """A title and the words of every line that makes an instance of this product."""
+    os, release, arch, variant = offer.key.split(":")
+    alias = next((name for name in offer.names if names[name] == 1), "")  # what leads nowhere else
+    for client, command in COMMANDS.items() if alias else ():
+        for type_, kind in KINDS.items():
+            if (client, type_) in offer.listed:
+                words = [command, "launch", f"{remote}:{alias}", *["--vm"] * (type_ == "virtual-machine")]
+                needs = offer.requirements[client].items()
+                settings = [LAUNCH[type_][one] for one in needs if one in LAUNCH[type_]]
+                yield (
+                    f"{CLIENTS[client]} {kind}",
+                    [*words, *(word for one in settings for word in ("-c", one))],
+                )
+    if offer.lxc:
+        words = ["lxc-create", "-n", "NAME", "-t", "download", "--", "--server", Address(SERVER)]
+        yield "LXC", [*words, "-d", os, "-r", release, "-a", arch, "--variant", variant]
+
+
+@cache
+def _word(word: str) -> str:
+    return escape(shlex.quote(word))
+
+
+def _line(title: str, words: Iterable[str]) -> str:
+    """A line to copy; the server's address is marked where it stands."""
+    said = " ".join(
+        word.replace(SERVER, f"<b>{SERVER}</b>") if isinstance(word, Address) else _word(word)
+        for word in words
+    )
+    return f'<div class="line"><span>{escape(title)}</span><code>{said}</code></div>'
+
+
+def _row(offer: Offer, remote: str, names: Mapping[str, int], images: Mapping[str, Image]) -> str:
+    os, release, arch, variant = (escape(part) for part in offer.key.split(":"))
+    newest = offer.serials[0]
+    kinds = {"LXC": offer.lxc} if offer.lxc else {}
+    for (_, type_), serial in sorted(offer.listed.items()):
+        kinds[KINDS[type_]] = max(serial, kinds.get(KINDS[type_], ""))
+    told = [kind if kinds[kind] == newest else f"{kind} ({_day(kinds[kind])})" for kind in sorted(kinds)]
+    files = {serial: _files(offer, serial, images) for serial in offer.serials}
+    words = " ".join([offer.key.replace(":", "/"), *offer.aliases, *kinds]).lower()
+    lines = "\n".join(_line(title, line) for title, line in _launch(offer, remote, names))
+    aliases = ", ".join(f"<code>{escape(alias)}</code>" for alias in offer.aliases)
+    return f"""<tbody data-words="{escape(words)}">
+<tr><th scope="row"><button type="button" class="open" aria-expanded="false">{os}/{release}</button></th>\
+<td>{variant}</td><td>{arch}</td>\
+<td class="keep"><time datetime="{_moment(newest)}Z">{_moment(newest, " ")}</time></td><td class="keep"></td>\
+<td>{", ".join(map(escape, told))}</td><td class="keep">{_size(sum(files[newest].values()))}</td>\
+<td>{_requires(offer)}</td></tr>
+<tr><td colspan="8"><div class="lines">
+{lines}
+</div>{f'<span class="quiet">Also called</span> {aliases}' if aliases else ""}
+{"".join(_links(offer.paths[serial], files[serial]) for serial in offer.serials)}</td></tr>
+</tbody>"""
+
+
+def _files(offer: Offer, serial: str, images: Mapping[str, Image]) -> Mapping[str, int]:
+    if image := images.get(offer.paths[serial]):
+        return {name: file.size for name, file in sorted(image.files.items())}
+    return offer.files.get(serial, {})
+
+
+def _links(path: str, files: Mapping[str, int]) -> str:
+    """The files of an image, each with its signature."""
+    at = quote(path, safe="/:~+")
+    rows = []
+    for name, size in [*((name, f" {_size(size)}") for name, size in files.items()), (SUMS, "")]:
+        link, shown = _file(name)
+        rows.append(f'<li><a href="{at}/{link}">{shown}</a>{size} <a href="{at}/{link}.asc">.asc</a></li>')
+    return f'<ul class="files">{"".join(rows)}</ul>'
+
+
+@cache
+def _file(name: str) -> tuple[str, str]:
+    """A file's name as part of a link, and as text."""
+    return quote(name, safe=""), escape(name)
+
+
+def _requires(offer: Offer) -> str:
+    """What Incus needs to know, and where LXD needs to know otherwise."""
+    common, lxd = offer.requirements["incus"], offer.requirements["lxd"]
+    clients = {client for client, _ in offer.listed}
+    told = [f"{name}={value}" for name, value in common.items()] if "incus" in clients else []
+    if "lxd" in clients:
+        own = (f"{name}={value}" for name, value in lxd.items())
+        told += [one if "incus" not in clients else f"{one} (LXD)" for one in own if one not in told]
+    return escape(", ".join(told))
+
+
+def _moment(serial: str, between: str = "T") -> str:
+    """``YYYYMMDD_HH:MM`` as browsers and people read it; other serials as far as they are the same."""
+    return escape(f"{_day(serial)}{between}{serial[9:14]}")
+
+
+def _day(serial: str) -> str:
+    return f"{serial[:4]}-{serial[4:6]}-{serial[6:8]}"
+
+
+def _size(size: float) -> str:
+    """Bytes for people, in powers of ten as on packages and plans."""
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:  # noqa: PLR2004 - else three digits would say 1e+03
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
