@@ -14,7 +14,7 @@ import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from hashlib import sha256
 from html import escape, unescape
 from typing import NamedTuple
@@ -49,7 +49,8 @@ class Offer(NamedTuple):
 
     key: str  # os:release:arch:variant
     aliases: tuple[str, ...]
-    listed: Mapping[tuple[str, str], str]  # client, type of image -> its newest serial
+    listed: frozenset[tuple[str, str]]  # clients, and types of image that they see
+    kinds: Mapping[str, str]  # type of image -> its newest serial
     lxc: str  # the serial that LXC's index names, "" where it does not
     requirements: Mapping[str, Mapping[str, str]]  # of each client
     files: Mapping[str, Mapping[str, int]]  # serial -> file -> bytes, as far as the streams tell
@@ -63,7 +64,7 @@ class Offer(NamedTuple):
     @property
     def serials(self) -> list[str]:
         """The newest of every kind, newest first."""
-        return sorted({*self.listed.values(), self.lxc} - {""}, reverse=True)
+        return sorted({*self.kinds.values(), self.lxc} - {""}, reverse=True)
 
     @property
     def paths(self) -> dict[str, str]:
@@ -101,25 +102,28 @@ def links(html: bytes) -> Iterator[str]:
 
 
 def _offer(key: str, product: Mapping[str, Json], lxc: str) -> Offer:
-    listed: dict[tuple[str, str], str] = {}
+    listed: set[tuple[str, str]] = set()
+    kinds: dict[str, str] = {}
     files: dict[str, dict[str, int]] = {}
     versions = _object(product, "versions")
     for serial in sorted(versions, reverse=True):
         items = _object(_object(versions, serial), "items")
         one = [_object(items, name) for name in items]
         ftypes = {str(item.get("ftype")) for item in one}
-        types = {ROOTS[ftype][0] for ftype in ftypes & ROOTS.keys()}
-        for client, metadata in METADATA.items():
-            if metadata in ftypes:
-                for type_ in types:
-                    listed.setdefault((client, type_), serial)
-        if serial in {*listed.values(), lxc}:
+        clients = [client for client, metadata in METADATA.items() if metadata in ftypes]
+        types = {ROOTS[ftype][0] for ftype in ftypes & ROOTS.keys()} if clients else set()
+        listed |= {(client, type_) for client in clients for type_ in types}
+        kinds = dict.fromkeys(types, serial) | kinds
+        if serial in {*kinds.values(), lxc}:
             sizes = ((str(item.get("path")).rpartition("/")[2], item.get("size")) for item in one)
             files[serial] = {name: size for name, size in sizes if isinstance(size, int)}
+        if len(listed) == len(CLIENTS) * len(KINDS) and serial <= (lxc or serial):
+            break  # older ones have nothing to add
     return Offer(
         key=key,
         aliases=tuple(filter(None, str(product.get("aliases") or "").split(","))),
-        listed=listed,
+        listed=frozenset(listed),
+        kinds=kinds,
         lxc=lxc,
         requirements={
             client: {name: str(value) for name, value in sorted(_object(product, field).items())}
@@ -175,27 +179,27 @@ def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tup
         yield "LXC", [*words, "-d", os, "-r", release, "-a", arch, "--variant", variant]
 
 
-@cache
+@lru_cache(maxsize=4096, typed=True)
 def _word(word: str) -> str:
-    return escape(shlex.quote(word))
+    """A word of the shell, not to be broken after the dashes of an option."""
+    if isinstance(word, Address):
+        return word.replace(SERVER, f"<b>{SERVER}</b>")
+    shown = escape(shlex.quote(word))
+    return f"<i>{shown}</i>" if word.startswith("-") else shown
 
 
 def _line(title: str, words: Iterable[str]) -> str:
     """A line to copy; the server's address is marked where it stands."""
-    said = " ".join(
-        word.replace(SERVER, f"<b>{SERVER}</b>") if isinstance(word, Address) else _word(word)
-        for word in words
-    )
+    said = " ".join(map(_word, words))
     return f'<div class="line"><span>{escape(title)}</span><code>{said}</code></div>'
 
 
 def _row(offer: Offer, remote: str, names: Mapping[str, int], images: Mapping[str, Image]) -> str:
     os, release, arch, variant = (escape(part) for part in offer.key.split(":"))
     newest = offer.serials[0]
-    kinds = {"LXC": offer.lxc} if offer.lxc else {}
-    for (_, type_), serial in sorted(offer.listed.items()):
-        kinds[KINDS[type_]] = max(serial, kinds.get(KINDS[type_], ""))
-    told = [kind if kinds[kind] == newest else f"{kind} ({_day(kinds[kind])})" for kind in sorted(kinds)]
+    kinds = {KINDS[type_]: offer.kinds[type_] for type_ in KINDS if type_ in offer.kinds}
+    kinds |= {"LXC": offer.lxc} if offer.lxc else {}
+    told = [kind if serial == newest else f"{kind} ({_day(serial)})" for kind, serial in kinds.items()]
     files = {serial: _files(offer, serial, images) for serial in offer.serials}
     words = " ".join([offer.key.replace(":", "/"), *offer.aliases, *kinds]).lower()
     lines = "\n".join(_line(title, line) for title, line in _launch(offer, remote, names))
@@ -229,7 +233,7 @@ def _links(path: str, files: Mapping[str, int]) -> str:
     return f'<ul class="files">{"".join(rows)}</ul>'
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _file(name: str) -> tuple[str, str]:
     """A file's name as part of a link, and as text."""
     return quote(name, safe=""), escape(name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Collection
@@ -129,7 +130,7 @@ class Reader:
 
 
 def named(tree: Path) -> dict[str, str]:
-    """Every path that the indexes of a tree name, with its SHA-256 where that is told."""
+    """Every path that the indexes and the page of a tree name, with its SHA-256 where that is told."""
     index = json.loads((tree / "streams/v1/index.json").read_bytes())
     images = json.loads((tree / index["index"]["images"]["path"]).read_bytes())
     versions = [
@@ -140,4 +141,7 @@ def named(tree: Path) -> dict[str, str]:
         directory = line.split(";")[5].strip("/")
         names = ("rootfs.tar.xz", "meta.tar.xz", "rootfs.tar.xz.asc")
         wanted |= {f"{directory}/{name}": wanted.get(f"{directory}/{name}", "") for name in names}
+    if (page := tree / "index.html").exists():  # on a mirror it comes after them
+        links = re.findall(r'href="(images/[^"]+)"', page.read_text())
+        wanted |= {link: wanted.get(link, "") for link in links}
     return wanted
