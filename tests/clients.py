@@ -59,8 +59,34 @@ class Remote:
         self._run("export", f"pub:{name}", str(target), *_vm(vm))
         return _sha256(*sorted(into.glob("image*")))  # image, image.root: metadata comes first
 
+    def line(self, line: str) -> str:
+        """Run a line as it stands on the page for people."""
+        name, *words = shlex.split(line)
+        assert program(name) == self.program
+        return run([self.program, *words], self.env).decode()
+
+    def resolve(self, line: str) -> str:
+        """What the client says of the image that such a line would launch; that takes a daemon."""
+        name, launch, image, *options = shlex.split(line)
+        assert (program(name), launch) == (self.program, "launch")
+        return self._run("info", image, *_vm("--vm" in options))
+
     def _run(self, *words: str) -> str:
         return run([self.program, "-q", "image", *words], self.env).decode()
+
+
+def bare(name: Literal["incus", "lxc"], web: Web, home: Path) -> Remote:
+    """A fresh client without a remote of ours."""
+    home = fresh(home)
+    env = environment(
+        HOME=str(home),
+        INCUS_CONF=str(home / "incus"),
+        INCUS_CACHE=str(home / "cache"),
+        LXD_CONF=str(home / "lxd"),
+        SSL_CERT_FILE=str(web.ca),
+        SSL_CERT_DIR="/nonexistent",
+    )
+    return Remote(program=program(name), env=env)
 
 
 def incus(web: Web, home: Path) -> Remote:
@@ -83,15 +109,30 @@ def incus_simplestreams(tree: Path, command: Literal["list", "verify"]) -> str:
 
 def lxc_create(web: Web, work: Path, *product: str) -> Path:
     """Make an LXC container of os, release, arch, variant; returns its root file system."""
-    if os.geteuid() != 0:  # lxc-create would want subordinate ids
-        return lxc_template(web, work, *product) / "rootfs"
+    words = ["lxc-create", "--name=c", "--template=download", "--", f"--server={web.host}", *_image(product)]
+    return lxc_create_line(web, work, shlex.join(words))
+
+
+def lxc_create_line(web: Web, work: Path, line: str) -> Path:
+    """Run a line of lxc-create, but for where the container lies; returns its root file system.
+
+    By another user than root its template alone is run, as it does: it would want subordinate ids.
+    """
     need("wget", "xz")
     home = fresh(work)
-    (home / "lxc.conf").write_text("lxc.net.0.type = empty\n")  # in place of /etc/lxc/default.conf
-    create = [program("lxc-create"), f"--lxcpath={home}", "--name=c", f"--config={home}/lxc.conf"]
-    options = [f"--server={web.host}", *_image(product)]
-    run([*create, "--template=download", "--", *options], lxc_environment(web, home))
-    return home / "c/rootfs"
+    name, *words = shlex.split(line)
+    if os.geteuid() == 0:
+        (home / "lxc.conf").write_text("lxc.net.0.type = empty\n")  # in place of /etc/lxc/default.conf
+        own = [f"--lxcpath={home}", f"--config={home}/lxc.conf"]
+        run([program(name), *own, *words], lxc_environment(web, home))
+    else:
+        (home / "c/rootfs").mkdir(parents=True)
+        (home / "c/config").touch()
+        place = ["--name=c", f"--path={home}/c", f"--rootfs={home}/c/rootfs"]
+        options = words[words.index("--") + 1 :]
+        run([*_template(home, 7, user=False), *place, *options], lxc_environment(web, home))
+    (rootfs,) = home.glob("*/rootfs")
+    return rootfs
 
 
 def lxc_start(container: Path, *command: str) -> str:
@@ -200,18 +241,9 @@ def xdelta3(base: Path, delta: Path) -> bytes:
     return run(argv, environment())
 
 
-def _remote(name: str, web: Web, home: Path) -> Remote:
-    home = fresh(home)
-    env = environment(
-        HOME=str(home),
-        INCUS_CONF=str(home / "incus"),
-        INCUS_CACHE=str(home / "cache"),
-        LXD_CONF=str(home / "lxd"),
-        SSL_CERT_FILE=str(web.ca),
-        SSL_CERT_DIR="/nonexistent",
-    )
-    remote = Remote(program=program(name), env=env)
-    run([remote.program, "remote", "add", "pub", web.url, "--protocol=simplestreams"], env)
+def _remote(name: Literal["incus", "lxc"], web: Web, home: Path) -> Remote:
+    remote = bare(name, web, home)
+    remote.line(shlex.join([name, "remote", "add", "pub", web.url, "--protocol=simplestreams"]))
     return remote
 
 

@@ -61,11 +61,20 @@ def test_an_index_before_its_files(states: tuple[Path, Path, Path], key: Key) ->
     assert any(fault.endswith("is missing") for fault in reader.faults)
 
 
+def test_a_page_before_its_files(states: tuple[Path, Path, Path], key: Key) -> None:
+    here, _, new = states
+    shutil.copy(new / "index.html", here)
+    reader = Reader(key.public, here)
+    reader.look(here)
+    assert any(fault.endswith("image.yaml is missing") for fault in reader.faults)
+
+
 def test_no_grace(states: tuple[Path, Path, Path], key: Key) -> None:
     here, old, new = states
     reader = Reader(key.public, here, hold=True)
     reader.look(here)
     give(new, here, "images", "meta", "streams")
+    shutil.copy(new / "index.html", here)
     for path in named(old).keys() - named(new).keys():
         (here / path).unlink()
     reader.look(here)
