@@ -95,7 +95,7 @@ class Exposure:
 
     def purge(self) -> str:
         """Take back what was withdrawn at once."""
-        return purge.purge(self._layout, self._gone, self._run.signer, self._settings.page)
+        return purge.purge(self._layout, self._gone, self._run.signer, self._settings)
 
     def is_purged(self) -> bool:
         """Whether nothing is left of what was withdrawn at once."""

@@ -259,7 +259,7 @@ def write_page(layout: Layout, settings: Settings) -> str:
     changed = tree.put_key(layout.public, settings.signing)
     before = files.read(layout.snapshots / listing.pinned / "public" / PAGE) if listing.pinned else None
     if before is None or listing.refused:
-        changed |= tree.put_page(layout.public, settings.page)
+        changed |= tree.put_page(layout.public, settings)
     else:
         changed |= files.write_changed(layout.public / PAGE, before)
     return PAGE + ("" if changed else ", no byte changed")

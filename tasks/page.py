@@ -20,7 +20,7 @@ from html import escape, unescape
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from tasks.image import SUMS, Image
+from tasks.image import SUMS, Image, parse_delta
 from tasks.proof import METADATA, ROOTS
 from tasks.settings import Page
 from tasks.streams import Json
@@ -35,6 +35,7 @@ LAUNCH = {
     "container": {("nesting", "true"): "security.nesting=true"},
     "virtual-machine": {("secureboot", "false"): "security.secureboot=false"},
 }
+NOTHING: frozenset[tuple[str, str]] = frozenset()
 REQUIREMENTS = {"incus": "requirements", "lxd": "lxd_requirements"}
 
 
@@ -72,11 +73,29 @@ class Offer(NamedTuple):
         return {serial: f"images/{self.key.replace(':', '/')}/{serial}" for serial in self.serials}
 
 
-def offers(products: Mapping[str, Json], lines: Iterable[str]) -> list[Offer]:
-    """What images.json and LXC's index list, by product; nothing that no client could take."""
+def offers(
+    products: Mapping[str, Json], lines: Iterable[str], lists: Iterable[tuple[str, Mapping[str, Json]]] = ()
+) -> list[Offer]:
+    """What images.json and LXC's index list, by product; nothing that no client could take.
+
+    ``lists`` are clients with the products of a list that some of them get instead of images.json: what
+    is not in all of them is not for everybody with this client, and has no line.
+    """
     fields = (line.split(";") for line in lines)
     lxc = {":".join(one[:4]): one[4] for one in fields}
-    found = [_offer(key, _object(products, key), lxc.get(key, "")) for key in sorted(products.keys() | lxc)]
+    own = [(client, {key: _offer(key, _object(of, key), "").listed for key in of}) for client, of in lists]
+    found = []
+    for key in sorted(products.keys() | lxc):
+        one = _offer(key, _object(products, key), lxc.get(key, ""))
+        unseen = {
+            seen for client, of in own for seen in one.listed - of.get(key, NOTHING) if seen[0] == client
+        }
+        if unseen:
+            listed = one.listed - unseen
+            types = {type_ for _, type_ in listed}
+            kinds = {type_: serial for type_, serial in one.kinds.items() if type_ in types}
+            one = one._replace(listed=listed, kinds=kinds)
+        found.append(one)
     return [one for one in found if one.serials]
 
 
@@ -208,7 +227,7 @@ def _row(offer: Offer, remote: str, names: Mapping[str, int], images: Mapping[st
 <tr><th scope="row"><button type="button" class="open" aria-expanded="false">{os}/{release}</button></th>\
 <td>{variant}</td><td>{arch}</td>\
 <td class="keep"><time datetime="{_moment(newest)}Z">{_moment(newest, " ")}</time></td><td class="keep"></td>\
-<td>{", ".join(map(escape, told))}</td><td class="keep">{_size(sum(files[newest].values()))}</td>\
+<td>{", ".join(map(escape, told))}</td><td class="keep">{_size(_whole(files[newest]))}</td>\
 <td>{_requires(offer)}</td></tr>
 <tr><td colspan="8"><div class="lines">
 {lines}
@@ -221,6 +240,11 @@ def _files(offer: Offer, serial: str, images: Mapping[str, Image]) -> Mapping[st
     if image := images.get(offer.paths[serial]):
         return {name: file.size for name, file in sorted(image.files.items())}
     return offer.files.get(serial, {})
+
+
+def _whole(files: Mapping[str, int]) -> int:
+    """Bytes of an image; deltas are in place of it."""
+    return sum(size for name, size in files.items() if not parse_delta(name))
 
 
 def _links(path: str, files: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from tasks import files, tree
 from tasks.layout import PAGE, Layout
-from tasks.settings import Page
+from tasks.settings import Settings
 from tasks.sign import Signer
 from tasks.state import Ledger, load_all, save, snapshots
 from tasks.words import counted
@@ -23,7 +23,7 @@ def due(layout: Layout, gone: Collection[str]) -> Iterator[str]:
         )
 
 
-def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer], page: Page) -> str:
+def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer], settings: Settings) -> str:
     """Remove these images, named by their directories, wherever they lie; the ledgers first."""
     for ledger in load_all(layout.state / "ledger", Ledger) if gone else ():
         stay = tuple(image for image in ledger.images if image.path not in gone)
@@ -39,12 +39,12 @@ def purge(layout: Layout, gone: Collection[str], signer: Callable[[], Signer], p
         if any((layout.snapshots / name / "public" / path).exists() for path in gone)
     ]
     for name in names:
-        _replace(layout, name, gone, signer, page)
+        _replace(layout, name, gone, signer, settings)
     return f"out of the tree and of {counted(len(names), 'snapshot')}"
 
 
 def _replace(
-    layout: Layout, name: str, gone: Collection[str], signer: Callable[[], Signer], page: Page
+    layout: Layout, name: str, gone: Collection[str], signer: Callable[[], Signer], settings: Settings
 ) -> None:
     """Let a snapshot without these images take the place of one."""
     old, new = layout.snapshots / name, layout.snapshots / f"{files.TEMPORARY}{name}"
@@ -55,7 +55,7 @@ def _replace(
             files.remove(new / "public" / path, layout.staging)
             files.remove_empty((new / "public" / path).parent, new / "public")
     if tree.strip(new / "public", gone, signer()) and (new / "public" / PAGE).exists():
-        tree.put_page(new / "public", page)
+        tree.put_page(new / "public", settings)
     with files.disk("show"):
         new.chmod(0o755)
     files.exchange(new, old)

@@ -208,12 +208,12 @@ def keyring(settings: Signing, before: bytes) -> bytes:
     """
     import pysequoia  # noqa: PLC0415 - as above
 
-    own = _own(settings)
+    ring = {one.fingerprint: one for one in _own(settings)}
     with suppress(SettingsError):  # a damaged ring is made anew
-        mine = {one.fingerprint for one in own}
-        own = [*own, *(one for one in certificates(before, KEY) if one.fingerprint not in mine)]
-    ring = b"".join(bytes(one) for one in own)  # bytes(Cert) never has the secret part
-    return pysequoia.armor(ring, pysequoia.ArmorKind.PublicKey).encode()
+        for one in certificates(before, KEY):  # the same key may have had other subkeys
+            ring[one.fingerprint] = ring[one.fingerprint].merge(one) if one.fingerprint in ring else one
+    data = b"".join(bytes(one) for one in ring.values())  # bytes(Cert) never has the secret part
+    return pysequoia.armor(data, pysequoia.ArmorKind.PublicKey).encode()
 
 
 def _own(settings: Signing) -> "list[Cert]":

@@ -11,7 +11,7 @@ from tasks import files, lxcindex, page, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
-from tasks.settings import Lxc, Page, Signing
+from tasks.settings import Lxc, Settings, Signing
 from tasks.sign import Signer, keyring, publish_signed
 from tasks.state import load
 from tasks.streams import Json
@@ -118,13 +118,20 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
     return publish_signed(path, data, by, ".gpg")
 
 
-def put_page(public: Path, settings: Page) -> bool:
+def put_page(public: Path, settings: Settings) -> bool:
     """Make the page of what the indexes list; says whether it changed."""
-    listed = page.offers(listed_streams(public), lxc_lines(public / LXC / "index-system").values())
+    there = lists(public)
+    handed = [
+        (one.client, listed_streams(public, one.name))
+        for one in settings.list
+        if one.agent and one.name in there
+    ]
+    lines = lxc_lines(public / LXC / "index-system").values()
+    listed = page.offers(listed_streams(public), lines, handed)
     images = {
         path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
     }
-    html = page.page(TEMPLATE.read_text(encoding="utf-8"), settings, listed, images)
+    html = page.page(TEMPLATE.read_text(encoding="utf-8"), settings.page, listed, images)
     return files.write_changed(public / PAGE, html)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import clients
 import daemons
 import pytest
+from browser import chromium, lines
 from busybox import machine
 from daemons import Daemon
 from servers import Web, nginx
@@ -139,6 +140,24 @@ def test_daemon_copies_a_tarball_by_fingerprint(
     daemon.copy(wanted)
     assert daemon.images() == {wanted: "container"}
     assert shop.fetched(name) == {f"{serial}/incus.tar.xz", f"{serial}/rootfs.tar.xz"}
+
+
+def test_daemon_does_what_the_page_says(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path], tmp_path: Path
+) -> None:
+    """The lines as they are copied from a browser; a virtual machine would take a kernel that has KVM."""
+    with chromium(tmp_path) as browser:
+        browser.open(f"{shop.show(name, trees[1])}/", width=1280)
+        found = [line.split(" ") for line in lines(browser)]
+    command = daemons.DAEMONS[daemon.name][0]
+    add, launch = (
+        words for words in found if words[0] == command and "/2/" not in words[2] and "--vm" not in words
+    )
+    daemon(*add[1:])
+    daemon(*launch[1:])
+    (instance,) = json.loads(daemon("list", "--format=json"))
+    assert daemon("exec", instance["name"], "--", "cat", "/etc/serial") == f"{serials(trees[1])[-1]}\n"
+    daemon("remote", "remove", "imagepress")
 
 
 def test_daemon_starts_a_container(daemon: Daemon, shop: Shop, name: str, trees: list[Path]) -> None:

@@ -19,7 +19,7 @@ from tasks.layout import Layout
 from tasks.mirror import push
 from tasks.prune import prune
 from tasks.purge import purge
-from tasks.settings import Lxc, Mirror, Page, Share, Site, Snapshot, Span
+from tasks.settings import Lxc, Mirror, Share, Site, Snapshot, Span
 from tasks.sign import Sequoia, sign_directory
 from tasks.snapshot import snapshot
 from tasks.state import Ledger, decisions, encode, load, save, snapshots
@@ -81,7 +81,7 @@ class World:
         indexes.prove(layout, self.settings, lambda: self.signer, lambda: True)
         snapshot(layout, self.now)
         self.gone = word.withdrawn(at_once=True)
-        purge(layout, self.gone, lambda: self.signer, Page())
+        purge(layout, self.gone, lambda: self.signer, self.settings)
 
     def push(self) -> None:
         grace = self.settings.site.grace

@@ -144,6 +144,38 @@ def test_only_kinds_that_exist_have_lines(files: tuple[str, ...], kinds: str, to
     assert cells(html)[0][5] == kinds
 
 
+def test_a_list_for_some_of_a_client_takes_lines_and_gives_none() -> None:
+    images = [image(A, NEW, EVERYTHING), image(C, NEW, CONTAINER)]
+    document = msgspec.json.decode(streams.text(streams.images_json(images, ())))["products"]
+    both, one, odd = (
+        document,
+        {key: document[key] for key in document if ":1:" in key},
+        {"no:such:pro:duct": {}},
+    )
+
+    def told(*lists: tuple[str, dict[str, object]]) -> list[str]:
+        html = page.page(HTML, Page(), page.offers(document, [], lists), {})
+        return [line for line in lines(html) if "launch" in line]
+
+    everything = told()
+    assert len(everything) == 6
+    assert told(("lxd", both), ("incus", both)) == everything
+    assert told(("lxd", one)) == [
+        line for line in everything if line.startswith("incus ") or "tiny/1" in line
+    ]
+    assert told(("lxd", one), ("lxd", odd)) == [line for line in everything if line.startswith("incus ")]
+    assert told(("lxd", {}), ("incus", {})) == []
+    assert page.offers(document, [], [("lxd", {}), ("incus", {})]) == []
+
+
+def test_a_delta_is_linked_and_no_part_of_the_size() -> None:
+    one = image(A, NEW, EVERYTHING)
+    name = f"delta-{OLD}.vcdiff"
+    with_delta = msgspec.structs.replace(one, files={**one.files, name: one.files[INCUS]})
+    assert cells(rendered(with_delta))[0][6] == cells(rendered(one))[0][6]
+    assert f"{one.path}/{name}" in page.links(rendered(with_delta))
+
+
 def test_what_no_client_could_take_is_not_there() -> None:
     html = rendered(image(A, NEW, EVERYTHING), rules=[Rule(match="*", clients=(), lxc=False)])
     assert cells(html) == lines(html) == []

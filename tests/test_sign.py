@@ -14,7 +14,17 @@ from tools import need
 
 from tasks.errors import PublishError, SettingsError, SigningError
 from tasks.settings import Signing
-from tasks.sign import IN_MEMORY, Gpg, Sequoia, Signer, publish_signed, sign_directory, signer
+from tasks.sign import (
+    IN_MEMORY,
+    Gpg,
+    Sequoia,
+    Signer,
+    certificates,
+    keyring,
+    publish_signed,
+    sign_directory,
+    signer,
+)
 
 PASSPHRASE = "correct horse ñ"
 TEXT = (
@@ -411,3 +421,53 @@ class TestTrees:
         assert not signature.exists()
         assert publish_signed(text, b"two\n", Sequoia(bare.secret, ""), ".asc")
         gpg_verify(bare.verifier, signature, text)
+
+
+class TestKeyring:
+    """The public keys that lie beside the images."""
+
+    @pytest.fixture(params=["secret", "stripped", "gpg", "subkey"])
+    def signing(self, request, locked, monkeypatch) -> Signing:
+        """The key of each back end; no passphrase is at hand, and none is needed."""
+        monkeypatch.setenv("GNUPGHOME", str(locked.home))
+        keys = {"gpg": locked.primary, "subkey": f"{locked.subkeys[1]}!"}
+        return Signing(key=keys.get(request.param) or str(getattr(locked, request.param)))
+
+    def test_it_verifies_and_holds_no_secret(self, signed, tmp_path):
+        by, ring = signed
+        key = ring.primary if isinstance(by, Gpg) else str(ring.stripped)
+        (tmp_path / "file").write_bytes(b"text")
+        (tmp_path / "file.asc").write_bytes(by.detached(tmp_path / "file"))
+        (tmp_path / "ring").write_bytes(
+            keyring(Signing(key=key), keyring(Signing(key=str(ring.secret)), b""))
+        )
+        gpg_verify(gpg_home(tmp_path / "ring", tmp_path), tmp_path / "file.asc", tmp_path / "file")
+        sqv(tmp_path / "ring", tmp_path / "file.asc", tmp_path / "file")
+        argv = ["gpg", "--list-packets", tmp_path / "ring"]
+        packets = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert ":public key packet:" in packets
+        assert ":secret" not in packets
+
+    def test_the_same_keys_are_the_same_bytes(self, signing):
+        ring = keyring(signing, b"")
+        assert keyring(signing, ring) == ring
+        assert keyring(signing, b"damaged") == ring
+
+    def test_a_key_comes_before_those_that_were_there(self, signing, bare):
+        before = keyring(Signing(key=str(bare.secret)), b"")
+        both = keyring(signing, before)
+        assert [one.fingerprint for one in certificates(both, "ring")] == [
+            *(one.fingerprint for one in certificates(keyring(signing, b""), "ring")),
+            bare.primary.lower(),
+        ]
+        assert keyring(signing, both) == both
+
+    def test_a_key_keeps_what_it_had_and_gets_what_is_new(self, locked):
+        part, whole = Signing(key=str(locked.stripped)), Signing(key=str(locked.secret))
+        assert keyring(part, b"") != keyring(whole, b"")
+        assert keyring(whole, keyring(part, b"")) == keyring(whole, b"")
+        assert keyring(part, keyring(whole, b"")) == keyring(whole, b"")
+
+    def test_a_key_that_is_not_there_is_told(self, tmp_path):
+        with pytest.raises(SettingsError, match="cannot read"):
+            keyring(Signing(key=str(tmp_path / "none")), b"")
