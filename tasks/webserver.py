@@ -100,9 +100,9 @@ _HEAD = """\
 #
 # nginx has to pass through the directories above the tree; it needs nothing else of the site.
 
-# Everything below images/ stays as it is for as long as it is there, but for signatures, which `doit resign`
-# makes again. The indexes change with every publication: whoever keeps them longer than site.grace asks for
-# images that are gone.
+# Everything below images/ stays as it is for as long as it is there, but for signatures, should they be made
+# again. The indexes change with every publication: whoever keeps them longer than site.grace asks for images
+# that are gone.
 map $uri $imagepress_cache_@MARK@ {
     "~^/images/.*\\.asc$"  "public, max-age=300";
     "~^/images/.*/[^/]+$" "public, max-age=31536000, immutable";
