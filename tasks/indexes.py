@@ -17,7 +17,8 @@ from tasks.image import Image, Product
 from tasks.layout import LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.ledgers import adopt
 from tasks.policy import CLIENTS, matches
-from tasks.proof import Fault, prove_tree
+from tasks.proof import prove_tree
+from tasks.schema import Fault
 from tasks.settings import List, Lxc, Rule, Settings, Share
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save

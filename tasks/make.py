@@ -20,7 +20,7 @@ from tasks.image import LOG, SOURCE, SUMS, File, Image, Source, parse_delta, sum
 from tasks.layout import STREAMS, Layout
 from tasks.ledgers import adopt
 from tasks.plan import Wish
-from tasks.proof import listed_items
+from tasks.schema import listed_items
 from tasks.sign import Signer, sign_directory
 from tasks.state import Failure, Ledger, decisions, encode, save
 from tasks.words import counted

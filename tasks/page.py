@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from tasks.image import SUMS, Image, parse_delta
-from tasks.proof import METADATA, ROOTS
+from tasks.schema import METADATA, ROOTS
 from tasks.settings import Page
 from tasks.streams import Json
 from tasks.words import counted

@@ -16,7 +16,7 @@ from tasks.errors import SettingsError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import SNAPSHOT, Layout
 from tasks.plan import Asked, Wish
-from tasks.proof import Fault
+from tasks.schema import Fault
 
 Record = TypeVar("Record")
 PRIVATE = 0o600

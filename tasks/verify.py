@@ -18,7 +18,8 @@ from tasks.errors import SettingsError, TreeError
 from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
-from tasks.proof import listed_items, prove_tree
+from tasks.proof import prove_tree
+from tasks.schema import listed_items
 from tasks.settings import Lxc
 from tasks.sign import Verifier, certificates
 from tasks.threads import CORES, apart, together

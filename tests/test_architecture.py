@@ -19,6 +19,7 @@ NOUNS = {
     "plan",
     "policy",
     "proof",
+    "schema",
     "streams",
     "webserver",
     "words",

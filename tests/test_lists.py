@@ -12,7 +12,8 @@ from test_streams import image as an_image
 from tools import need
 
 from tasks.image import DISK, INCUS, LXD
-from tasks.proof import Fault, prove_tree
+from tasks.proof import prove_tree
+from tasks.schema import Fault
 from tasks.settings import Rule
 from tasks.sign import Sequoia
 from tasks.streams import images_json, index_json, items, text
