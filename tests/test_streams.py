@@ -353,6 +353,9 @@ def test_what_nobody_may_see_is_no_version() -> None:
     rules = [Rule(match="tiny", clients=("lxd",))]
     assert list(images_json(images, rules)["products"]) == ["tiny:2:amd64:default"]
     assert list(images_json(images, ())["products"]) == ["tiny:1:amd64:default", "tiny:2:amd64:default"]
+    assert list(images_json(images, (), {}, ("lxd",), ["*"])["products"]) == ["tiny:2:amd64:default"]
+    everything = ["tiny:1:amd64:default", "tiny:2:amd64:default"]
+    assert list(images_json(images, (), {}, ("incus",), ["*"])["products"]) == everything
 
 
 def test_what_repeats_a_fingerprint_is_not_listed() -> None:
