@@ -32,6 +32,21 @@ def machine(product: str) -> Files:
         return made | {path.name: path.read_bytes() for path in (squashed, packed)}
 
 
+def unified_machine(product: str) -> Files:
+    """The same as one unified image, packed by gzip, under the name that says so."""
+    made = dict(files(product, kinds=("container",)))
+    metadata = bytes(made.pop("incus.tar.xz"))
+    del made["rootfs.squashfs"]
+    with tempfile.TemporaryDirectory() as work:
+        (Path(work) / "incus.tar.xz").write_bytes(metadata)
+        _call("tar", "-C", work, "-xJf", f"{work}/incus.tar.xz")
+        _plant(Path(work) / "rootfs", bytes(made["serial"]).decode())
+        packed = Path(work) / "incus_combined.tar.gz"
+        names = ("metadata.yaml", "templates", "rootfs")
+        _call("tar", "--owner=0", "--group=0", "--numeric-owner", "-C", work, "-czf", str(packed), *names)
+        return made | {packed.name: packed.read_bytes()}
+
+
 def _plant(root: Path, serial: str) -> None:
     for name in DIRECTORIES:
         (root / name).mkdir(parents=True, mode=0o755)

@@ -11,13 +11,14 @@ import clients
 import daemons
 import pytest
 from browser import chromium, lines
-from busybox import machine
+from busybox import machine, unified_machine
 from daemons import Daemon
 from servers import Web, nginx
 from sites import Key, Site, build, files, matrix
 
 from jenkins import standin
 from jenkins.controller import Controller
+from tasks.files import digest
 
 PRODUCT, LXDS = "tiny/1/amd64/default", "tiny/2/amd64/default"
 # Deltas of disks, but never before Incus, which would apply them to containers.
@@ -72,6 +73,18 @@ def trees(tmp_path_factory: pytest.TempPathFactory, key: Key) -> list[Path]:
             found.append(site.latest.resolve())
     assert [len(serials(tree)) for tree in found] == [1, 2, 1]
     return found
+
+
+@pytest.fixture(scope="module")
+def unified(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
+    """A published container that is one file."""
+    base = tmp_path_factory.mktemp("unified")
+    with standin.serve(Controller(base / "jenkins")) as running:
+        matrix(running.ci, PRODUCT)
+        build(running.ci, PRODUCT, content={PRODUCT: unified_machine(PRODUCT)})
+        site = Site(base, running, key)
+        site.publish()
+        return site.latest.resolve()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +180,16 @@ def test_daemon_starts_a_container(daemon: Daemon, shop: Shop, name: str, trees:
     assert daemon("exec", "c0", "--", "cat", "/etc/serial", "/etc/hostname") == f"{newest}\nc0\n"
     daemon("delete", "--force", "c0")
     assert json.loads(daemon("list", "--format=json")) == []
+
+
+def test_daemon_starts_a_unified_container(daemon: Daemon, shop: Shop, name: str, unified: Path) -> None:
+    daemon.follow(shop.show(name, unified))
+    daemon("launch", "pub:tiny/1", "c0")
+    (serial,) = serials(unified)
+    assert daemon("exec", "c0", "--", "cat", "/etc/serial", "/etc/hostname") == f"{serial}\nc0\n"
+    file = unified / f"images/{PRODUCT}/{serial}/incus_combined.tar.gz"
+    assert daemon.images() == {digest(file.read_bytes()): "container"}
+    assert shop.fetched(name) == {f"{serial}/incus_combined.tar.gz"}
 
 
 def test_daemon_sees_a_republication_when_its_index_is_old(
