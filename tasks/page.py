@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from tasks.image import SUMS, Image, parse_delta
-from tasks.schema import METADATA, ROOTS
+from tasks.proof import types
 from tasks.settings import Page
 from tasks.streams import Json
 from tasks.words import counted
@@ -92,8 +92,8 @@ def offers(
         }
         if unseen:
             listed = one.listed - unseen
-            types = {type_ for _, type_ in listed}
-            kinds = {type_: serial for type_, serial in one.kinds.items() if type_ in types}
+            left = {type_ for _, type_ in listed}
+            kinds = {type_: serial for type_, serial in one.kinds.items() if type_ in left}
             one = one._replace(listed=listed, kinds=kinds)
         found.append(one)
     return [one for one in found if one.serials]
@@ -127,14 +127,12 @@ def _offer(key: str, product: Mapping[str, Json], lxc: str) -> Offer:
     versions = _object(product, "versions")
     for serial in sorted(versions, reverse=True):
         items = _object(_object(versions, serial), "items")
-        one = [_object(items, name) for name in items]
-        ftypes = {str(item.get("ftype")) for item in one}
-        clients = [client for client, metadata in METADATA.items() if metadata in ftypes]
-        types = {ROOTS[ftype][0] for ftype in ftypes & ROOTS.keys()} if clients else set()
-        listed |= {(client, type_) for client in clients for type_ in types}
-        kinds = dict.fromkeys(types, serial) | kinds
+        one = {name: _object(items, name) for name in items}
+        seen = {(client, type_) for client in CLIENTS for type_ in types(one, client)}
+        listed |= seen
+        kinds = {type_: serial for _, type_ in seen} | kinds
         if serial in {*kinds.values(), lxc}:
-            sizes = ((str(item.get("path")).rpartition("/")[2], item.get("size")) for item in one)
+            sizes = ((str(item.get("path")).rpartition("/")[2], item.get("size")) for item in one.values())
             files[serial] = {name: size for name, size in sizes if isinstance(size, int)}
         if len(listed) == len(CLIENTS) * len(KINDS) and serial <= (lxc or serial):
             break  # older ones have nothing to add

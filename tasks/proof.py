@@ -174,29 +174,38 @@ def _images_of(key: str, product: Mapping[str, object], client: str) -> Iterator
         if not is_dated(serial[:8]):
             continue
         items = dict(objects(version, "items"))
-        metadata = next((item for item in items.values() if item.get("ftype") == METADATA[client]), None)
-        for name, item in items.items() if metadata else ():
+        for name, item in items.items() if _metadata(items, client) else ():
             if why := _delta_fault(item, product, client):
                 yield Fault(key, f"{serial} {name}: {why}", serial)
-        for name, types, mark, lacks in _marks(items, metadata, client):
+        for name, of, mark, lacks in _marks(items, client):
             if isinstance(mark, str) and HEX.fullmatch(mark):
-                yield Listed(key, serial, types, arch, mark)
+                yield Listed(key, serial, of, arch, mark)
             else:
                 yield Fault(key, f"{serial} {name}: {lacks}: {client} does not list it", serial)
 
 
+def types(items: Mapping[str, Mapping[str, object]], client: str) -> set[str]:
+    """The types of image that a client of today makes of the items of a version."""
+    return {of[-1] for _, of, _, _ in _marks(items, client)}
+
+
+def _metadata(items: Mapping[str, Mapping[str, object]], client: str) -> Mapping[str, object] | None:
+    return next((item for item in items.values() if item.get("ftype") == METADATA[client]), None)
+
+
 def _marks(
-    items: Mapping[str, Mapping[str, object]], metadata: Mapping[str, object] | None, client: str
+    items: Mapping[str, Mapping[str, object]], client: str
 ) -> Iterator[tuple[str, tuple[str, ...], object, str]]:
     """Every image that a client makes of a version: item, types, fingerprint, what to say if it is none.
 
     A unified image needs no metadata item. Incus took each for a container until May 2026, as LXD does.
     """
+    metadata = _metadata(items, client)
     for name, item in items.items():
         ftype = str(item.get("ftype"))
         if ftype == UNIFIED[client]:
-            types = dict.fromkeys((TYPES[0], str(item.get("combined_type", TYPES[0]))))
-            yield name, tuple(types), item.get("sha256"), "it has no sha256"
+            said = dict.fromkeys((TYPES[0], str(item.get("combined_type", TYPES[0]))))
+            yield name, tuple(said), item.get("sha256"), "it has no sha256"
         elif metadata and ftype in ROOTS:
             type_, keys = ROOTS[ftype]
             mark = next((metadata[one] for one in keys if one in metadata), None)

@@ -17,7 +17,7 @@ from sites import Key, Site, build, matrix
 from test_streams import CONTAINER, LXC, VM, image
 
 from tasks import lxcindex, page, streams
-from tasks.image import INCUS, ROOT_TAR, Image
+from tasks.image import INCUS, ROOT_TAR, UNIFIED, UNIFIED_LXD, UNIFIED_VM, Image
 from tasks.settings import Page, Rule
 from tasks.tree import TEMPLATE
 
@@ -133,6 +133,11 @@ def test_only_clients_that_may_see_it_are_told_of_it(rule: dict[str, object], co
         (VM, "VM", ["--vm"]),
         (LXC, "LXC", ["lxc-create"]),
         ((INCUS, ROOT_TAR), "container", ["launch"]),
+        ((UNIFIED,), "container", ["launch"]),
+        ((UNIFIED_LXD,), "container", ["launch"]),
+        ((UNIFIED_VM,), "VM", ["--vm"]),
+        ((UNIFIED, *LXC), "container, LXC", ["launch", "lxc-create"]),
+        ((UNIFIED, UNIFIED_VM), "container", ["launch"]),  # the VM is not listed beside it
     ],
 )
 def test_only_kinds_that_exist_have_lines(files: tuple[str, ...], kinds: str, told: list[str]) -> None:
@@ -142,6 +147,13 @@ def test_only_kinds_that_exist_have_lines(files: tuple[str, ...], kinds: str, to
         ["launch", *told] if told == ["--vm"] else told
     )
     assert cells(html)[0][5] == kinds
+
+
+def test_a_unified_vm_is_for_incus_alone() -> None:
+    assert [line.split()[0] for line in lines(rendered(image(A, NEW, (UNIFIED_VM,))))] == ["incus"] * 2
+    html = rendered(image(A, NEW, (UNIFIED, UNIFIED_LXD)))
+    assert [line.split()[:2] for line in lines(html)][2:] == [["incus", "launch"], ["lxc", "launch"]]
+    assert offers(image(A, NEW, (UNIFIED_VM,)), rules=[Rule(match="*", clients=("lxd",))]) == []
 
 
 def test_a_list_for_some_of_a_client_takes_lines_and_gives_none() -> None:
