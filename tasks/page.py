@@ -44,6 +44,11 @@ class Address(str):
 
     __slots__ = ()
 
+    @property
+    def marked(self) -> str:
+        """As HTML, with the address where the script of the page finds it."""
+        return self.replace(SERVER, f"<b>{SERVER}</b>")
+
 
 class Offer(NamedTuple):
     """One product as the indexes list it."""
@@ -85,7 +90,7 @@ def offers(
     lxc = {":".join(one[:4]): one[4] for one in fields}
     own = [(client, {key: _offer(key, _object(of, key), "").listed for key in of}) for client, of in lists]
     found = []
-    for key in sorted(products.keys() | lxc):
+    for key in sorted(products.keys() | lxc, key=lambda one: one.split(":")):
         one = _offer(key, _object(products, key), lxc.get(key, ""))
         unseen = {
             seen for client, of in own for seen in one.listed - of.get(key, NOTHING) if seen[0] == client
@@ -196,18 +201,16 @@ def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tup
         yield "LXC", [*words, "-d", os, "-r", release, "-a", arch, "--variant", variant]
 
 
-@lru_cache(maxsize=4096, typed=True)
+@lru_cache(maxsize=4096)
 def _word(word: str) -> str:
     """A word of the shell, not to be broken after the dashes of an option."""
-    if isinstance(word, Address):
-        return word.replace(SERVER, f"<b>{SERVER}</b>")
     shown = escape(shlex.quote(word))
     return f"<i>{shown}</i>" if word.startswith("-") else shown
 
 
 def _line(title: str, words: Iterable[str]) -> str:
     """A line to copy; the server's address is marked where it stands."""
-    said = " ".join(map(_word, words))
+    said = " ".join(word.marked if isinstance(word, Address) else _word(word) for word in words)
     return f'<div class="line"><span>{escape(title)}</span><code>{said}</code></div>'
 
 
@@ -258,7 +261,7 @@ def _links(path: str, files: Mapping[str, int]) -> str:
 @lru_cache(maxsize=4096)
 def _file(name: str) -> tuple[str, str]:
     """A file's name as part of a link, and as text."""
-    return quote(name, safe=""), escape(name)
+    return quote(name, safe=":~+"), escape(name)
 
 
 def _requires(offer: Offer) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote
 
 import pysequoia
 
@@ -142,6 +143,6 @@ def named(tree: Path) -> dict[str, str]:
         names = ("rootfs.tar.xz", "meta.tar.xz", "rootfs.tar.xz.asc")
         wanted |= {f"{directory}/{name}": wanted.get(f"{directory}/{name}", "") for name in names}
     if (page := tree / "index.html").exists():  # on a mirror it comes after them
-        links = re.findall(r'href="(images/[^"]+)"', page.read_text())
+        links = map(unquote, re.findall(r'href="(images/[^"]+)"', page.read_text()))
         wanted |= {link: wanted.get(link, "") for link in links}
     return wanted

@@ -14,6 +14,7 @@ from tools import need
 from tasks.errors import TreeError
 from tasks.layout import Layout
 from tasks.mirror import command, is_current, phases, push
+from tasks.page import links
 from tasks.settings import Mirror, Span
 
 DELETE = ["--delete", "--existing", "--ignore-existing"]
@@ -92,7 +93,10 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
     for _ in range(3):
         build(two.ci, A)
         two.publish()
-        for phase in [*phases(), DELETE]:
+        page, key = two.latest / "index.html", two.latest / "key.asc"
+        before = (mirror / "index.html").read_bytes() if (mirror / "index.html").exists() else b""
+        (mirror / "key.asc").unlink(missing_ok=True)
+        for number, phase in enumerate([*phases(), DELETE]):
             assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(mirror))) == 0
             index = mirror / "streams/v1/images.json"
             named = set(re.findall(r'"path": "([^"]+)"', index.read_text())) if index.exists() else set()
@@ -100,6 +104,12 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
             for listed in mirror.glob("meta/1.0/index-*[mr1-4]"):
                 for line in listed.read_text().splitlines():
                     assert (mirror / line.split(";")[5].strip("/") / "rootfs.tar.xz").is_file()
+            # The key comes with the streams, and the page after them.
+            assert (mirror / "key.asc").exists() == (number >= 3)
+            there = (mirror / "index.html").read_bytes() if (mirror / "index.html").exists() else b""
+            assert there == (page.read_bytes() if number >= 4 else before)
+            assert [link for link in {*links(there)} - {"key.asc"} if not (mirror / link).is_file()] == []
+        assert (mirror / "key.asc").read_bytes() == key.read_bytes()
 
 
 def test_an_index_of_equal_size_and_time_is_pushed(two: Site, tmp_path: Path) -> None:
@@ -109,10 +119,11 @@ def test_an_index_of_equal_size_and_time_is_pushed(two: Site, tmp_path: Path) ->
     source = two.latest.resolve()
     for phase in phases():
         os.spawnvp(os.P_WAIT, "rsync", command(phase, source, str(mirror)))
-    stale = mirror / "streams/v1/index.json"
-    seen = stale.stat()
-    stale.write_bytes(b"x" * seen.st_size)
-    os.utime(stale, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+    for name in ("streams/v1/index.json", "index.html", "key.asc"):
+        stale = mirror / name
+        seen = stale.stat()
+        stale.write_bytes(b"x" * seen.st_size)
+        os.utime(stale, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
     for phase in phases():
         os.spawnvp(os.P_WAIT, "rsync", command(phase, source, str(mirror)))
     assert content(mirror) == content(source)

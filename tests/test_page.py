@@ -278,6 +278,14 @@ def test_the_order_of_what_comes_in_is_of_no_account() -> None:
     there = page.page(HTML, Page(), page.offers(document, index), by)
     back = page.page(HTML, Page(), page.offers(dict(reversed(document.items())), index[::-1]), by)
     assert there == back == rendered(*images)
+    assert [(row[0], row[2]) for row in cells(there)] == [
+        ("tiny/1", "amd64"),
+        ("tiny/1", "arm64"),
+        ("tiny/2", "amd64"),
+    ]
+    many = [image(f"os{number}/1/amd64/default") for number in range(20)]
+    names = [row[0] for row in cells(rendered(*many))]
+    assert names == sorted(names)
 
 
 @pytest.mark.parametrize(
