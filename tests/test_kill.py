@@ -40,13 +40,17 @@ PHASES = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, key) -> Iterator[Site]:
-    """A published site with work to do: new builds, a delisted image that has lapsed, a mirror behind."""
+    """A published site with work to do: new builds, a delisted image that has lapsed, a mirror behind.
+
+    One of its lists has another name by now, so the old one has to go.
+    """
     base = tmp_path_factory.mktemp("kill")
     with standin.serve(Controller(base / "jenkins")) as server:
         site = Site(base / "site", server, key)
         site.base.mkdir()
         site.lines = 'keep = 2\ngrace = "0s"\n'
         site.more = '[snapshot]\nkeep = 1\nkeep_for = "0s"\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
+        site.more += '[[list]]\nname = "old"\nclient = "lxd"\n'
         matrix(server.ci, A, B, C)
         build(server.ci, A, B)
         site.publish()
@@ -54,6 +58,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, key) -> Iterator[Site]
             build(server.ci, A)
             site.publish()
         build(server.ci, A, B, C, content={C: files(C, kinds=("container", "vm", "lxc"))})
+        site.more = site.more.replace('"old"', '"new"')
         yield site
 
 
