@@ -130,7 +130,9 @@ def write_streams(
     dead_lists = list[str]()
     counts = [counted(len(streams.keys(document)), "product")]
     for one in lists:
-        kept = streams.chosen(_kept(layout, listing, held, one.name), one.match)
+        new = one.name not in tree.lists(layout.latest)
+        kept = _kept(layout, listing, held, "" if new else one.name)
+        kept = streams.chosen(streams.for_clients(kept, [one.client]), one.match)
         document = streams.images_json(shown, rules, kept, (one.client,), one.match)
         changed |= tree.put_streams(layout.public, document, signer(), one.name)
         counts.append(f"{len(streams.keys(document))} in {one.name}")

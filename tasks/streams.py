@@ -191,6 +191,29 @@ def chosen(products: Mapping[str, Json], match: Iterable[str]) -> dict[str, Json
     }
 
 
+def for_clients(products: Mapping[str, Json], clients: Collection[str]) -> dict[str, Json]:
+    """The products of images.json as a list for these clients has them; what is not for them is left out."""
+    mine, others = tuple(clients), tuple(one for one in CLIENTS if one not in clients)
+    left: dict[str, Json] = {}
+    for key, product in products.items():
+        versions: dict[str, Json] = {}
+        for serial, version in _versions(product).items():
+            found = version.get("items") if isinstance(version, dict) else None
+            ftypes = {name: str(of.get("ftype")) for name, of in _objects(found)}
+            if any(ftype.startswith(mine) for ftype in ftypes.values()):
+                items: dict[str, Json] = {
+                    name: of for name, of in _objects(found) if not ftypes[name].startswith(others)
+                }
+                versions[serial] = {"items": items}
+        if versions and isinstance(product, dict):
+            left[key] = {**product, "versions": versions}
+    return left
+
+
+def _objects(of: object) -> list[tuple[str, dict[str, Json]]]:
+    return [(name, one) for name, one in of.items() if isinstance(one, dict)] if isinstance(of, dict) else []
+
+
 def without(products: Mapping[str, Json], gone: Collection[str]) -> dict[str, Json]:
     """A products file's products without some images; a product without any other goes too."""
     left: dict[str, Json] = {}

@@ -12,12 +12,12 @@ from test_streams import CONTAINER, EVERYTHING, VM, image, images_of, serial
 from test_streams import image as an_image
 from tools import need
 
-from tasks.image import DISK, INCUS, LXD
+from tasks.image import DISK, INCUS, LXD, SQUASHFS, UNIFIED, UNIFIED_VM
 from tasks.proof import prove_tree
 from tasks.schema import Fault
 from tasks.settings import Rule
 from tasks.sign import Sequoia
-from tasks.streams import images_json, index_json, items, text
+from tasks.streams import for_clients, images_json, index_json, items, text
 from tasks.tree import put_streams
 
 A, B, C = "alpine/3/amd64/default", "debian/12/amd64/default", "nixos/25/amd64/default"
@@ -82,6 +82,17 @@ def test_what_images_json_leaves_out_no_list_has() -> None:
     other = image(B, serial(3), files=VM)
     found = images_json([first, twin, other], (), readers=("lxd",), match=("*",))["products"]
     assert list(found[KEYS[0]]["versions"]) == [serial(1)]
+
+
+@pytest.mark.parametrize("client", ["incus", "lxd"])
+def test_a_list_is_what_images_json_has_for_its_clients(client: str) -> None:
+    kinds = [EVERYTHING, (LXD, DISK), (UNIFIED,), (UNIFIED_VM,), (INCUS, LXD, SQUASHFS, UNIFIED)]
+    images = [image(f"os{at}/1/amd64/x", serial(at + 1), files) for at, files in enumerate([*kinds, *kinds])]
+    rules = (Rule(match="os[0-4]", clients=("lxd",)), Rule(match="os3", clients=("incus", "lxd")))
+    everything = images_json(images, rules)["products"]
+    listed = images_json(images, rules, readers=(client,), match=("*",))["products"]
+    assert for_clients(everything, (client,)) == listed
+    assert 0 < len(listed) < len(everything)
 
 
 # What is proven of a list
@@ -297,6 +308,22 @@ def test_a_product_in_quarantine_stays_in_each_list_as_it_was(listed: Site) -> N
     listed.configure()
     listed.publish()
     assert len(listed.json("streams/v1/few/images.json")["products"][KEYS[1]]["versions"]) == 2
+
+
+def test_a_new_list_has_a_product_in_quarantine_as_it_is_exposed(listed: Site) -> None:
+    for product in (A, B, C):
+        build(listed.ci, product)
+    rules = "".join(f'[[rules]]\nmatch = "{os}"\naliases = ["alpine/3"]\n' for os in ("debian", "nixos"))
+    listed.more = rules + RULES + LISTS.replace('"lxd"', '"all"', 1)
+    listed.configure()
+    listed.publish(code=1)
+    everything, new = (listed.json(f"streams/v1/{of}images.json")["products"] for of in ("", "all/"))
+    assert new.keys() == {*KEYS[:2]}, "what Incus alone may see is not in it"
+    (version,) = everything[KEYS[1]]["versions"].values()
+    del version["items"]["incus.tar.xz"]
+    assert new[KEYS[1]] == everything[KEYS[1]]
+    assert len(new[KEYS[0]]["versions"]) == 2
+    assert listed.doit("verify").code == 0
 
 
 @pytest.mark.parametrize("top", BOTH)
