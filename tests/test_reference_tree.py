@@ -6,6 +6,7 @@ be in DIFFERENCES with the reason why, and whatever is in there must occur.
 
 import fnmatch
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
@@ -124,6 +125,15 @@ def is_source(d: Difference) -> bool:
     return d.place == "tree" and d.side == OURS and d.what in ("source.json", "SHA256SUMS source.json")
 
 
+def is_delta(d: Difference) -> bool:
+    """Of the image before it, in the tree and in SHA256SUMS, and where that is listed in the streams."""
+    found = re.fullmatch(r"(?:SHA256SUMS )?delta-(.*)\.vcdiff|items/root\.(.*)\.vcdiff", d.what)
+    if not found or d.side != OURS or d.place not in ("tree", "streams"):
+        return False
+    base = Image(d.product, found[1] or found[2])
+    return base.serial < d.serial and (listed(d.ours, base) or not found[2])
+
+
 def is_in_grace(d: Difference) -> bool:
     expired = len(d.reference.newer(d.image)) >= KEEP
     return d.place == "tree" and d.side == OURS and not d.what and expired and not listed(d.ours, d.image)
@@ -186,6 +196,11 @@ DIFFERENCES: list[tuple[str, Is, str]] = [
         "signatures",
         is_signature,
         "the model of the reference leaves out the signatures, which both publishers make",
+    ),
+    (
+        "deltas",
+        is_delta,
+        "the model of the reference leaves out the deltas, which both publishers make",
     ),
     (
         "source.json",

@@ -111,6 +111,7 @@ def main() -> None:
         indexes.collect(layout, settings, Decisions(), allow_shrink=True)
         indexes.write_streams(layout, (), lambda: by)
         indexes.write_lxc(layout, (), Lxc(), lambda: by)
+        indexes.write_page(layout, settings)
         snapshot.snapshot(layout, datetime.now(UTC))
         paths = [p for p in (layout.public / "images").rglob("*") if p.is_file() and p.suffix != ".asc"]
         taken: dict[str, list[float]] = {name: [] for name in ("floor", "signed", "rebuild", "verify")}
