@@ -3,7 +3,7 @@
 Nouns, pure, data in and data out: image (products, files, kinds), policy (the operator's rules),
 decisions (his word on single products, images, builds), plan (which build a product should be at),
 archive and headers (whether tarballs and disks are whole), catalogue (what is listed), streams and
-lxcindex (what clients read), proof (what clients would stumble over), words, errors.
+lxcindex (what clients read), proof (what clients would stumble over), page (for people), words, errors.
 Verbs, which act, one step of the pipeline each: poll, make (an image's road: fetch, check), prune,
 indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview, report, verify,
 rebuild.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from tasks import files, lxcindex, page, streams
+from tasks import files, lxcindex, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
@@ -120,6 +120,8 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
 
 def put_page(public: Path, settings: Settings) -> bool:
     """Make the page of what the indexes list; says whether it changed."""
+    from tasks import page  # noqa: PLC0415 - not needed when nothing is new
+
     there = lists(public)
     handed = [
         (one.client, listed_streams(public, one.name))

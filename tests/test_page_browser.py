@@ -21,7 +21,7 @@ from tasks.settings import Page, Rule
 
 PREFIX = "mirror/x"
 TITLE = "Images <of> ours & " + "long" * 30
-WIDTHS = [360, 1280]
+WIDTHS = [360, 1280]  # a phone and a desk
 PRODUCTS = [
     *(f"debian/{release}/{arch}/default" for release in ("trixie", "forky") for arch in ("amd64", "arm64")),
     "alpine/edge/amd64/cloud",
@@ -119,24 +119,24 @@ def rows(browser: Browser) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("width", [*WIDTHS, 600, 960, 961])
+def test_nothing_is_wider_than_the_window(browser: Browser, web: Web, width: int) -> None:
+    browser.open(f"{web.url}/more/", width=width)
+    for _ in range(2):
+        assert browser.value("innerWidth") == width
+        assert browser.value("document.documentElement.scrollWidth") <= width
+        wide = browser.value(
+            "[...document.body.querySelectorAll('*')].filter((one) => one.getBoundingClientRect().right > innerWidth)"
+            ".map((one) => one.outerHTML.slice(0, 80))"
+        )
+        assert wide == []
+        opened(browser)
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 class TestLook:
     """At the width of a phone and of a desk, by day and by night."""
-
-    def test_nothing_is_wider_than_the_window(
-        self, browser: Browser, web: Web, width: int, dark: bool
-    ) -> None:
-        browser.open(f"{web.url}/more/", width=width, dark=dark)
-        for _ in range(2):
-            assert browser.value("innerWidth") == width
-            assert browser.value("document.documentElement.scrollWidth") <= width
-            wide = browser.value(
-                "[...document.body.querySelectorAll('*')].filter((one) => one.getBoundingClientRect().right > innerWidth)"
-                ".map((one) => one.outerHTML.slice(0, 80))"
-            )
-            assert wide == []
-            opened(browser)
 
     def test_all_text_can_be_read(self, browser: Browser, web: Web, width: int, dark: bool) -> None:
         browser.open(f"{web.url}/more/", width=width, dark=dark)
