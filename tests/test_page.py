@@ -446,6 +446,23 @@ def test_a_new_title_is_a_new_page_and_nothing_else(three: Site) -> None:
     assert three.publish().executed == ["poll"]
 
 
+def test_only_a_list_that_clients_are_handed_takes_lines(three: Site) -> None:
+    def told() -> list[str]:
+        return [line.split(":")[1] for line in lines(html(three.latest)) if line.startswith("lxc launch")]
+
+    everything = told()
+    own = '[[list]]\nname = "some"\nclient = "lxd"\nmatch = ["tiny/1/amd64"]\n'
+    three.more += own
+    three.configure()
+    three.publish()
+    assert told() == everything == ["tiny/1/default/amd64", "tiny/1/default/arm64", "tiny/2/default/amd64"]
+    three.more = three.more.replace(own, f'{own}agent = "^LXD "\n')
+    three.configure()
+    assert "page" in three.publish().executed
+    assert told() == ["tiny/1/default/amd64"]
+    assert three.publish().executed == ["poll"]
+
+
 @pytest.mark.parametrize("name", ["index.html", "key.asc"])
 def test_a_page_that_is_gone_is_written_again(three: Site, name: str) -> None:
     before = (three.latest / name).read_bytes()
