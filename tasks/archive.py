@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 CHUNK = 1 << 18  # bytes that are unpacked at once; with XZ_MEMORY all the memory it takes
 XZ_MEMORY = 256 << 20  # bytes to unpack with; what ``xz -9`` packs needs 65 MiB
 HEAD = 4096  # bytes of a file of which only the beginning is wanted; no header has more
+STREAMS = 100_000  # compressed ones after another; each costs a copy of a chunk, also when it holds nothing
 EXTENDED_LIMIT = 1 << 20  # bytes of a long name or a pax header; the limit of Go, so of the daemons
 
 _BLOCK = 512
@@ -152,7 +153,7 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _decompressed(packer: _Packer, chunk: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Decompress streams one after the other, zeros after each, nothing else (for xz: section 2.2)."""
     stream: _Decompressor | None = None
-    padding = 0
+    padding = count = 0
     while chunk or (chunk := next(chunks, b"")):
         if stream is None:
             packed = chunk.lstrip(b"\0")
@@ -162,7 +163,9 @@ def _decompressed(packer: _Packer, chunk: bytes, chunks: Iterator[bytes]) -> Ite
                 continue
             if padding % packer.padding or not packer.magic.startswith(packed[: len(packer.magic)]):
                 raise BadArchiveError(f"bytes that are no {packer.name} follow the stream")
-            stream, chunk = packer.new(), packed
+            stream, chunk, count = packer.new(), packed, count + 1
+            if count > STREAMS:
+                raise TooMuchError(f"has more than {STREAMS:,} {packer.name} streams, one after the other")
         yield stream.decompress(chunk, CHUNK)
         while not (stream.needs_input or stream.eof):
             yield stream.decompress(b"", CHUNK)

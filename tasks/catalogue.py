@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 import msgspec
+from msgspec.structs import replace
 
-from tasks.image import Image, Kind
+from tasks.image import DELTAS, UNIFIED_VM, Image, Kind
 
 
 class Catalogue(msgspec.Struct, frozen=True):
@@ -29,13 +30,41 @@ def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
 
 def bases(images: Iterable[Image], serial: str, keep: int, count: int) -> list[Image]:
     """The newest images of a product that stay listed beside a new one: what its deltas begin from."""
-    older = sorted((one for one in images if one.serial < serial), key=lambda one: one.serial)
+    good = (one for one in images if one.serial < serial and any(map(one.has, DELTAS)))
+    older = sorted(good, key=lambda one: one.serial)
     return older[-min(count, keep - 1) :][::-1] if min(count, keep - 1) else []
+
+
+def spared(images: Iterable[Image]) -> tuple[Image, ...]:
+    """The images as they may be listed: no unified VM beside containers of its product.
+
+    Incus reads ``combined_type`` since May 2026 (lxc/incus:shared/simplestreams/products.go). Before, it
+    took every unified image for a container, and the newest of a product is what an alias stands for.
+    """
+    images = tuple(images)
+    vms = {image.product for image in images if UNIFIED_VM in image.files}
+    mixed = {image.product for image in images if image.product in vms and image.has_container}
+    return tuple(_without_vm(image) if image.product in mixed else image for image in images)
+
+
+def _without_vm(image: Image) -> Image:
+    return replace(image, files={name: file for name, file in image.files.items() if name != UNIFIED_VM})
+
+
+def _listable(images: Iterable[Image], keep: int) -> Iterator[Image]:
+    """What is kept of a product: what nobody would be shown takes no place of what somebody is.
+
+    The newest of it stays all the same, or its build would be fetched again.
+    """
+    images = tuple(images)
+    hidden = {image.path for image, left in zip(images, spared(images), strict=True) if not left.kinds}
+    yield from kept((image for image in images if image.path not in hidden), keep)
+    yield from kept((image for image in images if image.path in hidden), 1)
 
 
 def catalogue(products: Iterable[Iterable[Image]], keep: int, refused: Iterable[str] = ()) -> Catalogue:
     """The catalogue of all products."""
-    images = [image for product in products for image in kept(product, keep)]
+    images = [image for product in products for image in _listable(product, keep)]
     listed = sorted(images, key=lambda one: (one.product.name, one.serial))
     return Catalogue(tuple(listed), tuple(sorted(refused)))
 

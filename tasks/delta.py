@@ -7,6 +7,7 @@ An image without deltas is as good as any, so what goes wrong with one is only n
 """
 
 import hashlib
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tasks import files, xdelta
 from tasks.errors import ProgramFailed
 from tasks.image import DELTAS, DISK, File, Image, delta_name
 from tasks.settings import Deltas
+
+_TURNS = threading.BoundedSemaphore(2)  # each takes a core, and up to 2 GiB of memory
 
 
 def deltas(
@@ -45,15 +48,18 @@ def deltas(
 def _delta(delta: Path, base: tuple[Path, File], target: tuple[Path, File], max_ratio: float) -> File | str:
     """One delta, decoded and compared, or why there is none."""
     (old, its), (new, wanted) = base, target
-    with files.disk("read"), old.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != its.sha256:
-        return f"{old} is damaged"
     try:
-        made = xdelta.encode(old, new, delta, int(wanted.size * max_ratio))
-        fault = xdelta.fault(delta, old, wanted)
+        with _TURNS:
+            made = xdelta.encode(old, new, delta, int(wanted.size * max_ratio))
+            with old.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            fault = xdelta.fault(delta, old, wanted) if found == its.sha256 else ""
     except ProgramFailed as why:
         return str(why)
     except xdelta.TooLargeError:
         return f"it would be more than {max_ratio:.0%} of {new.name}"
+    except OSError as why:  # it may have been withdrawn at once meanwhile
+        return f"{old} cannot be read: {why.strerror}"
+    if found != its.sha256:  # it would fit this base only, and no client has that
+        return f"{old} is damaged"
     return f"it {fault}" if fault else made

@@ -131,6 +131,15 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         """What it can be used as."""
         return kinds(self.files)
 
+    def has(self, root: str) -> bool:
+        """Whether a daemon lists a split image of this root: there is metadata to go with it."""
+        return any(root in of for of in self.fingerprints.values())
+
+    @property
+    def has_container(self) -> bool:
+        """Whether a daemon lists a container of it: also of a rootfs.tar.xz, which is LXC's at first."""
+        return Kind.CONTAINER in self.kinds or self.has(ROOT_TAR)
+
     @property
     def content(self) -> dict[str, File]:
         """What the build is: all but its log, and the deltas that were made of it here."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from tasks import files, lxcindex, streams, tree
 from tasks.audit import audit
-from tasks.catalogue import Catalogue, catalogue, duplicates
+from tasks.catalogue import Catalogue, catalogue, duplicates, spared
 from tasks.decisions import Decisions
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
@@ -108,6 +108,23 @@ def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> 
         )
 
 
+def _refuse_hiding(layout: Layout, limit: Share) -> None:
+    """Raise TreeError when more of what somebody sees would be hidden from him than the site allows.
+
+    Rules and lists can do that to products that stay in the tree: one mistyped pattern is enough.
+    """
+    before, after = tree.audiences(layout.latest), tree.audiences(layout.public)
+    there = {image.product.key for image in _listing(layout).images}
+    for who in before.keys() & after.keys():
+        lost = sorted(key.replace(":", "/") for key in (before[who] - after[who]) & there)
+        if len(lost) * 100 > len(before[who]) * limit.percent:
+            raise TreeError(
+                f"{len(lost)} of {counted(len(before[who]), 'product')} would be hidden from {who}"
+                f" ({_named(lost)}), more than site.max_shrink allows; if that is meant:"
+                " doit publish --allow-shrink"
+            )
+
+
 def write_streams(
     layout: Layout,
     rules: Iterable[Rule],
@@ -139,14 +156,14 @@ def write_streams(
         empty = [what for what in one.match if not any(matches(what, i.product) for i in images)]
         dead_lists += [f"; the list {one.name}: no product matches {what!r}" for what in empty]
     changed |= _drop_lists(layout, {one.name for one in lists})
-    listed = streams.spared(images)
+    listed = spared(images)
     twins = duplicates(listed)
-    spared = [one.path for one, other in zip(images, listed, strict=True) if one != other]
+    cut = [one.path for one, other in zip(images, listed, strict=True) if one != other]
     dead = idle(layout, images, rules)
     some = f"{len(dead)} of {counted(len(rules), 'rule')}"
     notes = [f"; no product for {some}: {_named(map(repr, dead))}"] if dead else []
     notes += dead_lists
-    notes += [f"; {BESIDE_CONTAINERS} in {_named(spared)}"] if spared else []
+    notes += [f"; {BESIDE_CONTAINERS} in {_named(cut)}"] if cut else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return ", ".join(counts) + ("" if changed else ", no byte changed") + "".join(notes)
 
@@ -251,6 +268,8 @@ def prove(
         save(layout.quarantine, held)  # before it shows: a kill must not make it look like all there is
         write_streams(layout, rules, signer, held, lists)
         write_lxc(layout, rules, lxc, signer, held)
+    if not pinned and not allow_shrink():
+        _refuse_hiding(layout, settings.site.max_shrink)
     save(layout.quarantine, held)
     count = len(held.products) + len(held.images)
     return "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")

@@ -5,10 +5,12 @@ the next run waiting instead of writing beside it.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.errors import ProgramFailed, ProgramMissing
@@ -38,6 +40,8 @@ def run(
         )
     except FileNotFoundError as error:
         raise ProgramMissing(words, "is not installed on this machine", "") from error
+    except OSError as error:
+        raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
     if done.returncode:
@@ -56,15 +60,21 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
 
     def end() -> None:
         late.set()
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
 
     with tempfile.TemporaryFile() as complaints:
         try:
             child = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                start_new_session=True,  # it may be a script, and its children hold the pipe
             )
         except FileNotFoundError as error:
             raise ProgramMissing(words, "is not installed on this machine", "") from error
+        except OSError as error:
+            raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
         with child:
             timer = threading.Timer(timeout, end)
             timer.daemon = True
@@ -76,7 +86,8 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
                 child.wait()
             finally:
                 timer.cancel()
-                child.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
         if late.is_set():
             raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "")
         if child.returncode:

@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
-from tasks.catalogue import duplicates
+from tasks.catalogue import duplicates, spared
 from tasks.image import (
     DISK,
     INCUS,
@@ -23,7 +22,6 @@ from tasks.image import (
     UNIFIED_LXD,
     UNIFIED_VM,
     Image,
-    Kind,
     Product,
 )
 from tasks.layout import STREAMS
@@ -78,32 +76,6 @@ def images_json(
         "format": "products:1.0",
         "products": {**{key: one for key, one in products.items() if one["versions"]}, **kept},
     }
-
-
-def spared(images: Iterable[Image]) -> tuple[Image, ...]:
-    """The images as they may be listed: no unified VM beside containers of its product.
-
-    Incus reads ``combined_type`` since May 2026 (lxc/incus:shared/simplestreams/products.go). Before, it
-    took every unified image for a container, and the newest of a product is what an alias stands for.
-    """
-    images = tuple(images)
-    vms = {image.product for image in images if UNIFIED_VM in image.files}
-    mixed = {image.product for image in images if image.product in vms and _has_container(image)}
-    return tuple(_without_vm(image) if image.product in mixed else image for image in images)
-
-
-def _without_vm(image: Image) -> Image:
-    return replace(image, files={name: file for name, file in image.files.items() if name != UNIFIED_VM})
-
-
-def _has_container(image: Image) -> bool:
-    """Whether a daemon lists a container of it: also of a root.tar.xz, which is LXC's in the first place."""
-    return Kind.CONTAINER in image.kinds or _has(image, ROOT_TAR)
-
-
-def _has(image: Image, root: str) -> bool:
-    """Whether a daemon lists a split image of this root."""
-    return any(root in of for of in image.fingerprints.values())
 
 
 def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]:
@@ -162,7 +134,7 @@ def delta_items(image: Image, listed: Mapping[str, Image], clients: Collection[s
     """
     found: dict[str, Json] = {}
     for name, base, root in image.deltas:
-        pairs = [_has(image, root), base in listed and _has(listed[base], root)]
+        pairs = [image.has(root), base in listed and listed[base].has(root)]
         if not all(pairs) or (root == DISK and "incus" in clients):
             continue
         key, ftype = DELTA_ITEMS[root]
@@ -176,6 +148,17 @@ def keys(document: Mapping[str, Json]) -> list[str]:
     """The products that a products file lists."""
     products = document.get("products")
     return list(products) if isinstance(products, dict) else []
+
+
+def is_seen(product: Json, client: str) -> bool:
+    """Whether a product, as a products file has it, holds anything for a client."""
+    wanted = (f"{client}.tar.xz", f"{client}_combined.tar.gz")
+    return any(
+        isinstance(item, dict) and item.get("ftype") in wanted
+        for version in _versions(product).values()
+        if isinstance(version, dict) and isinstance(items := version.get("items"), dict)
+        for item in items.values()
+    )
 
 
 def paths(products: Mapping[str, Json]) -> set[str]:

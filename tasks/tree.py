@@ -11,6 +11,7 @@ from tasks import files, lxcindex, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
+from tasks.policy import CLIENTS
 from tasks.settings import Lxc, Settings, Signing
 from tasks.sign import Signer, keyring, publish_signed
 from tasks.state import load
@@ -51,6 +52,18 @@ def lists(public: Path) -> list[str]:
 def listed_products(public: Path) -> set[str]:
     """The keys of the products that a tree lists."""
     return set(listed_streams(public)) | set(lxc_lines(public / LXC / "index-system"))
+
+
+def audiences(public: Path) -> dict[str, set[str]]:
+    """Who sees which products: each client in images.json, whoever gets a list, and LXC."""
+    found = {"LXC": set(lxc_lines(public / LXC / "index-system"))}
+    for of in ("", *lists(public)):
+        products = listed_streams(public, of)
+        incus, lxd = (
+            {key for key, one in products.items() if streams.is_seen(one, client)} for client in CLIENTS
+        )
+        found |= {f"the list {of}": incus | lxd} if of else {"Incus": incus, "LXD": lxd}
+    return found
 
 
 def listed_streams(public: Path, of: str = "") -> dict[str, Json]:

@@ -14,7 +14,7 @@ import msgspec
 
 from tasks import files, lxcindex, page, streams, xdelta
 from tasks.audit import Audit, audit
-from tasks.errors import SettingsError, TreeError
+from tasks.errors import ProgramMissing, SettingsError, TreeError
 from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
@@ -24,6 +24,7 @@ from tasks.settings import Lxc
 from tasks.sign import Verifier, certificates
 from tasks.threads import CORES, apart, together
 from tasks.tree import lists
+from tasks.words import counted
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
 Say = Callable[[str], object]
@@ -88,12 +89,12 @@ class _Verification:
         self._people()
         for of in ("", *names):
             self._items(STREAMS / of / streams.IMAGES)
-        self._deltas()
         plain = sorted(str(path) for path in indexes & present)
         readers = dict.fromkeys(names, CLIENTS)
         said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain, lists=readers)
         for line in dict.fromkeys(map(str, said)):
             self._fault(line)
+        self._deltas()
         return self._done
 
     def _fault(self, where: object, what: str = "") -> None:
@@ -256,7 +257,12 @@ class _Verification:
                 self._tree / image.path / name, self._tree / base.path / root, image.files[root]
             )
 
-        for (image, name, base, _), why in zip(good, together(fault, good, CORES), strict=True):
+        try:
+            told = together(fault, good, CORES)
+        except ProgramMissing as missing:
+            self._fault(f"{counted(len(good), 'delta')} cannot be decoded: {missing}")
+            return
+        for (image, name, base, _), why in zip(good, told, strict=True):
             if why:
                 self._fault(f"{image.path}/{name}", f"from {base.serial} it {why}")
 

@@ -6,6 +6,7 @@ lxc/incus:shared/simplestreams, what LXC's template asks for in lxc/lxc:template
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,10 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
     def faults(self) -> list[str]:
         """What cannot be written into a configuration, by its option, a line each."""
         found = [f"--server-name={one}: is no host name" for one in self.names if not _NAME.fullmatch(one)]
+        if self.names[0].startswith("*") or self.names[0] == "_":
+            found.append(
+                f"--server-name={self.names[0]}: the first is where plain HTTP is sent: a host's own name"
+            )
         for option, places in (("listen", self.https), ("listen-http", self.http)):
             found += [
                 f"--{option}={one}: write it like 443, 192.0.2.1:443 or [::]:443"
@@ -51,7 +56,7 @@ def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
     if not _is_plain(str(tree)):
         raise ValueError(f"{tree}: {PLAIN}")
     first = web.names[0]
-    mark = re.sub(r"[^A-Za-z0-9]", "_", first)  # of this site, should nginx serve two
+    mark = sha256(first.encode()).hexdigest()[:8]  # of this site, should nginx serve two; names are limited
     port = web.https[0].rpartition(":")[2]
     agents = [
         f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None

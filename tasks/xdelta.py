@@ -1,27 +1,23 @@
 """The door to xdelta3: deltas as the daemons apply them, ``xdelta3 -d -s BASE`` (lxc/incus:client)."""
 
 import hashlib
-import threading
 from pathlib import Path
 
 from tasks import programs
 from tasks.errors import ProgramFailed, ProgramMissing
 from tasks.hashed import Hashed
 from tasks.image import File
-from tasks.threads import CORES
 
 _XDELTA = ("xdelta3", "-q", "-c", "-f")
 # Without secondary compression: roots are compressed, so it gains nothing, and costs a third of the time.
 _ENCODE = (*_XDELTA, "-e", "-S", "none")
 _DECODE = (*_XDELTA, "-d")
 # What xdelta3 sees of the base at once: a match outside of it is not found, which costs size and much
-# time. It takes about as much memory.
+# time. It takes up to twice as much memory.
 _WINDOW_LEAST, _WINDOW_MOST = 64 << 20, 1 << 30
 # Related roots go at 50 MiB/s and more; what is much slower has little in common with its base.
 _PATIENCE = 10  # seconds
 _ENCODING, _DECODING = 16 << 20, 4 << 20  # bytes a second; decoding goes at 500 MiB/s
-
-_turns = threading.BoundedSemaphore(CORES)  # each takes a core, and memory for its window
 
 
 class TooLargeError(Exception):
@@ -43,8 +39,7 @@ def encode(base: Path, target: Path, delta: Path, limit: int) -> File:
 
         window = min(max(base.stat().st_size, _WINDOW_LEAST), _WINDOW_MOST)
         patience = _PATIENCE + target.stat().st_size / _ENCODING
-        with _turns:
-            programs.pour([*_ENCODE, "-B", str(window), "-s", base, target], write, timeout=patience)
+        programs.pour([*_ENCODE, "-B", str(window), "-s", base, target], write, timeout=patience)
     return File(sink.size, sink.sha256.hexdigest())
 
 
@@ -66,6 +61,8 @@ def fault(delta: Path, base: Path, target: File) -> str:
         programs.pour([*_DECODE, "-s", base, delta], take, timeout=_PATIENCE + target.size / _DECODING)
     except ProgramMissing:
         raise
-    except (ProgramFailed, TooLargeError) as why:
+    except ProgramFailed as why:
+        return f"cannot be decoded: {why}"
+    except TooLargeError as why:
         return str(why)
     return "" if made.hexdigest() == target.sha256 else "makes other bytes than the root has"

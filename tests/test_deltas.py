@@ -12,7 +12,8 @@ from test_verify import flip
 from tools import program
 
 from tasks import programs, xdelta
-from tasks.catalogue import bases
+from tasks.catalogue import bases, catalogue
+from tasks.delta import deltas as make_deltas
 from tasks.errors import ProgramFailed, ProgramMissing
 from tasks.files import digest
 from tasks.image import (
@@ -22,6 +23,7 @@ from tasks.image import (
     SOURCE,
     SQUASHFS,
     SUMS,
+    UNIFIED_VM,
     File,
     Image,
     Product,
@@ -29,6 +31,7 @@ from tasks.image import (
     delta_name,
     parse_delta,
 )
+from tasks.settings import Deltas
 from tasks.sign import Sequoia, sign_directory
 from tasks.state import encode
 from tasks.streams import delta_items, without
@@ -221,6 +224,39 @@ def test_without_xdelta3_images_come_without_deltas_and_say_so(two, tmp_path: Pa
     assert deltas(site, second) == {}
 
 
+def test_with_an_xdelta3_that_cannot_be_started_images_come_without_deltas(two, tmp_path: Path) -> None:
+    site, first, second = two
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/xdelta3").write_text("no program")
+    (tmp_path / "bin/xdelta3").chmod(0o755)
+    said = site.publish(env={"PATH": str(tmp_path / "bin")}).out
+    assert f"no delta from {first}: xdelta3 cannot be started: Exec format error)" in said
+    assert deltas(site, second) == {}
+
+
+def test_verify_without_xdelta3_says_that_it_could_not_look(two, tmp_path: Path) -> None:
+    site, _, _ = two
+    site.publish()
+    result = site.doit("verify", env={"PATH": str(tmp_path)})
+    assert result.code == 1
+    assert "1 delta cannot be decoded: xdelta3 is not installed on this machine" in result.out
+    assert "signatures: 1 fault, named above" in result.out
+
+
+def test_a_base_that_is_gone_meanwhile_is_only_noted(tmp_path: Path) -> None:
+    """Whoever withdraws it at once does not wait for a publication."""
+    (tmp_path / SQUASHFS).write_bytes(PAYLOAD)
+    files_ = {SQUASHFS: File(len(PAYLOAD), digest(PAYLOAD))}
+    base = replace(TestNouns.image(1, SQUASHFS), files=files_)
+    gone = tmp_path / "gone"
+    made, notes = make_deltas(tmp_path, files_, [(base, gone)], Deltas())
+    assert made == {}
+    assert notes == [
+        f"no delta from {base.serial}: {gone / SQUASHFS} cannot be read: No such file or directory"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [SQUASHFS]
+
+
 def test_nothing_is_made_of_a_base_that_is_damaged(two) -> None:
     """It would fit this base only, and no client has that."""
     site, first, second = two
@@ -368,7 +404,7 @@ class TestXdelta:
         (tmp_path / "delta").write_bytes(b"no delta")
         (tmp_path / "base").write_bytes(b"base")
         fault = xdelta.fault(tmp_path / "delta", tmp_path / "base", File(4, digest(b"base")))
-        assert fault.startswith("xdelta3 ended with code 1: ")
+        assert fault.startswith("cannot be decoded: xdelta3 ended with code 1: ")
 
     def test_without_the_program_nothing_is_said_of_the_delta(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -386,6 +422,10 @@ class TestPour:
     def test_what_takes_too_long_is_ended(self) -> None:
         with pytest.raises(ProgramFailed, match="sleep did not end within 0 s"):
             programs.pour(["sleep", "600"], print, timeout=0.2)
+
+    def test_a_script_that_waits_for_another_is_ended_with_it(self) -> None:
+        with pytest.raises(ProgramFailed, match="sh did not end within 0 s"):
+            programs.pour(["sh", "-c", "sleep 600; true"], print, timeout=0.2)
 
     def test_what_fails_says_why(self) -> None:
         with pytest.raises(ProgramFailed, match="code 2: .*no such file"):
@@ -426,9 +466,19 @@ class TestNouns:
         [(3, 1, [3]), (3, 2, [3, 2]), (3, 9, [3, 2]), (9, 9, [3, 2, 1]), (1, 1, []), (3, 0, [])],
     )
     def test_bases_are_the_newest_that_stay(self, keep: int, count: int, expected: list[int]) -> None:
-        images = [self.image(day) for day in (2, 5, 1, 3)]
+        images = [self.image(day, SQUASHFS, INCUS) for day in (2, 5, 1, 3)]
+        images.append(replace(self.image(4, "meta.tar.xz"), serial="20260103_12:00"))  # nothing to begin from
         found = bases(images, "20260104_00:00", keep, count)
         assert [int(one.serial[6:8]) for one in found] == expected
+
+    def test_what_nobody_is_shown_takes_no_place(self) -> None:
+        """A unified VM beside containers; the newest stays, or its build would be fetched again."""
+        containers = [self.image(day, SQUASHFS, INCUS) for day in (1, 2, 3)]
+        vms = [self.image(day, UNIFIED_VM) for day in (4, 5)]
+        found = catalogue([[*containers, *vms]], 3).images
+        assert [int(one.serial[6:8]) for one in found] == [1, 2, 3, 5]
+        assert [int(one.serial[6:8]) for one in catalogue([vms], 1).images] == [5]
+        assert [int(one.serial[6:8]) for one in catalogue([vms], 2).images] == [4, 5]
 
     def test_a_delta_without_its_base_or_the_bases_root_is_not_listed(self) -> None:
         new = self.image(2, SQUASHFS, "delta-20260101_00:00.vcdiff")

@@ -261,10 +261,32 @@ def test_a_snapshot_without_lists_comes_back_without(listed: Site) -> None:
 def test_an_edited_list_fetches_nothing_and_is_seen(listed: Site) -> None:
     listed.more = RULES + LISTS.replace('["debian", "nixos"]', '["alpine", "ubunto"]')
     listed.configure()
-    result = listed.publish()
+    result = listed.publish("--allow-shrink")
     assert keys(listed.latest, "few") == KEYS[:1]
     assert not [step for step in result.executed if step.startswith("image:")]
     assert "the list few: no product matches 'ubunto'" in result.out
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "who"),
+    [
+        ('["debian", "nixos"]', '["ubunto"]', "the list few"),
+        (RULES, RULES + '[[rules]]\nmatch = "debian"\nclients = ["incus"]\n', "LXD"),
+        (RULES, RULES + '[[rules]]\nmatch = "debian"\nclients = ["lxd"]\n', "Incus"),
+        (RULES, RULES + '[[rules]]\nmatch = "debian"\nlxc = false\n', "LXC"),
+    ],
+)
+def test_a_rule_that_hides_much_stops_unless_it_is_meant(listed: Site, before, after, who) -> None:
+    latest = listed.latest.resolve()
+    listed.more = (RULES + LISTS).replace(before, after)
+    listed.configure()
+    result = listed.publish(code=2)
+    assert f"would be hidden from {who} ({B}" in result.out + result.err
+    assert "--allow-shrink" in result.out + result.err
+    assert listed.latest.resolve() == latest
+    listed.publish("--allow-shrink")
+    assert listed.latest.resolve() != latest
+    assert listed.doit("verify").code == 0
 
 
 def test_what_is_withdrawn_at_once_is_in_no_list_of_any_snapshot(listed: Site) -> None:
@@ -302,7 +324,7 @@ def test_a_product_in_quarantine_stays_in_each_list_as_it_was(listed: Site) -> N
     assert listed.doit("verify").code == 0
     listed.more = listed.more.replace('["debian", "nixos"]', '["nixos"]')
     listed.configure()
-    listed.publish(code=1)
+    listed.publish("--allow-shrink", code=1)
     assert keys(listed.latest, "few") == [], "what the list does not want it does not keep"
     listed.more = RULES + LISTS
     listed.configure()

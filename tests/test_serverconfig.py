@@ -317,8 +317,18 @@ def test_two_sites_in_one_nginx(certificate: Path) -> None:
     options = {"certificate": str(certificate), "key": str(certificate)}
     lists = [List(name="l", client="lxd", agent=Agent("a" * 1000))]
     text = webserver.nginx(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)))
-    options |= {"names": ("*.example.org", "b.example.org"), "http": ("127.0.0.1:2",)}
+    options |= {"names": ("b.example.org", "*.example.org"), "http": ("127.0.0.1:2",)}
     text += webserver.nginx(certificate.parent, lists, web_of(**options))
+    assert nginx_faults(text, certificate.parent.parent) == ""
+
+
+def test_the_name_of_a_host_may_be_long(certificate: Path) -> None:
+    """nginx limits the length of its variables' names."""
+    need("nginx")
+    lists = [List(name="a", client="lxd", agent=Agent("^LXD "))]
+    options = {"certificate": str(certificate), "key": str(certificate)}
+    options |= {"names": ("images.a-department.of.an-example-university.edu",)}
+    text = webserver.nginx(certificate.parent, lists, web_of(**options))
     assert nginx_faults(text, certificate.parent.parent) == ""
 
 
@@ -344,6 +354,8 @@ def test_what_a_path_looks_like_is_not_filled_in() -> None:
         (["serverconfig", "--listen-http=none", "--listen-http=80", "nginx"], "--listen-http=none: write it like"),
         (["serverconfig", "--server-name=a b", "nginx"], "--server-name=a b: is no host name"),
         (["serverconfig", "--server-name=a;", "nginx"], "--server-name=a;: is no host name"),
+        (["serverconfig", "--server-name=*.a.org", "nginx"], "--server-name=*.a.org: the first is where plain HTTP is sent"),
+        (["serverconfig", "--server-name=_", "nginx"], "--server-name=_: the first is where plain HTTP is sent"),
         (["serverconfig", "--certificate=c.pem", "nginx"], "--certificate=c.pem: must be an absolute path"),
         (["serverconfig", "--tree=mirror", "nginx"], "--tree=mirror: must be an absolute path"),
         (["serverconfig", "--certificate-key=/a$b", "nginx"], "--certificate-key=/a$b: must be an absolute path"),
