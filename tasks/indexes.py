@@ -4,7 +4,7 @@ The tree is not what the world sees, so the order here only has to be honest: wh
 what names it.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
@@ -108,14 +108,15 @@ def _refuse_shrink(layout: Layout, products: AbstractSet[str], limit: Share) -> 
         )
 
 
-def _refuse_hiding(layout: Layout, limit: Share) -> None:
+def _refuse_hiding(
+    layout: Layout, there: AbstractSet[str], after: Mapping[str, AbstractSet[str]], limit: Share
+) -> None:
     """Raise TreeError when more of what somebody sees would be hidden from him than the site allows.
 
     Rules and lists can do that to products that stay in the tree: one mistyped pattern is enough.
     """
-    before, after = tree.audiences(layout.latest), tree.audiences(layout.public)
-    there = {image.product.key for image in _listing(layout).images}
-    for who in before.keys() & after.keys():
+    before = tree.audiences(layout.latest)
+    for who in sorted(before.keys() & after.keys()):
         lost = sorted(key.replace(":", "/") for key in (before[who] - after[who]) & there)
         if len(lost) * 100 > len(before[who]) * limit.percent:
             raise TreeError(
@@ -268,11 +269,15 @@ def prove(
         save(layout.quarantine, held)  # before it shows: a kill must not make it look like all there is
         write_streams(layout, rules, signer, held, lists)
         write_lxc(layout, rules, lxc, signer, held)
+    shown = tree.audiences(layout.public)
+    there = {image.product.key for image in _listing(layout).images}
     if not pinned and not allow_shrink():
-        _refuse_hiding(layout, settings.site.max_shrink)
+        _refuse_hiding(layout, there, shown, settings.site.max_shrink)
     save(layout.quarantine, held)
     count = len(held.products) + len(held.images)
-    return "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")
+    good = "the new indexes are good for Incus, LXD and LXC" + (f", {count} in quarantine" if count else "")
+    unseen = sorted(key.replace(":", "/") for key in there.difference(*shown.values()))
+    return good + (f"; nobody is shown {_named(unseen)}" if unseen else "")
 
 
 def write_page(layout: Layout, settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,11 @@ def siblings(name: str) -> set[str]:
 
 def test_every_module_has_its_place() -> None:
     assert NOUNS | VERBS | DOORS | GLUE | {"__init__"} == MODULES.keys()
+
+
+def test_the_reading_order_names_every_module() -> None:
+    text = ast.get_docstring(MODULES["__init__"]) or ""
+    assert MODULES.keys() - {"__init__"} <= set(re.findall(r"[a-z]+", text))
 
 
 @pytest.mark.parametrize("name", sorted(NOUNS))

@@ -164,6 +164,13 @@ def test_a_unified_vm_beside_containers_waits_unlisted(site: Site) -> None:
     assert site.doit("verify").code == 0
 
 
+def test_a_vm_for_lxd_alone_is_shown_to_nobody_and_that_is_said(site: Site) -> None:
+    matrix(site.ci, BOX)
+    build(site.ci, BOX, content={BOX: files(BOX, kinds=("unified-vm",))})
+    site.more = PATTERNS + f'[[rules]]\nmatch = "{BOX}"\nclients = ["lxd"]\n'
+    assert f"; nobody is shown {BOX}" in site.publish().out
+
+
 def test_a_vm_that_is_not_listed_repeats_no_fingerprint(site: Site) -> None:
     """Its container is new, and nothing else of it is shown."""
     matrix(site.ci, BOX)
