@@ -5,9 +5,9 @@ decisions (his word on single products, images, builds), plan (which build a pro
 archive and headers (whether tarballs and disks are whole), catalogue (what is listed), streams and
 lxcindex (what clients read), schema and proof (what clients would stumble over), page (for people),
 webserver (its configuration), words, errors.
-Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch, check, delta), prune,
-indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview, report, verify,
-rebuild.
+Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
+check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview,
+report, verify, rebuild.
 Doors to the world: files (disk), tree (the indexes of a tree), audit (an image's directory, read whole),
 programs (processes), xdelta, hashed (bytes that come in a stream), threads, sign (OpenPGP), state (the
 records in the state directory), ledgers (in line with the tree), layout (where everything lies), settings
