@@ -35,6 +35,8 @@ LAUNCH = {
     "container": {("nesting", "true"): "security.nesting=true"},
     "virtual-machine": {("secureboot", "false"): "security.secureboot=false"},
 }
+# A disk without which Incus starts no such VM, and which cannot be added at launch; LXD 5.0 knows neither.
+AGENT, DISK = ("cdrom_agent", "true"), ["agent", "disk", "source=agent:config"]
 NOTHING: frozenset[tuple[str, str]] = frozenset()
 REQUIREMENTS = {"incus": "requirements", "lxd": "lxd_requirements"}
 
@@ -113,7 +115,7 @@ def page(template: str, settings: Page, listed: Iterable[Offer], images: Mapping
         "POLICY": escape(_policy(template)),
         "TITLE": escape(settings.title),
         "COUNT": counted(len(listed), "product"),
-        "USE": "\n".join(_line(f"Add to {CLIENTS[one]}", _remote(one, settings.remote)) for one in seen),
+        "USE": "\n".join(_line(f"Add to {CLIENTS[one]}", [_remote(one, settings.remote)]) for one in seen),
         "ROWS": "\n".join(_row(one, settings.remote, names, images) for one in listed),
     }
     return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], template).encode()
@@ -182,23 +184,30 @@ def _remote(client: str, remote: str) -> list[str]:
     ]
 
 
-def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
-    """A title and the words of every line that makes an instance of this product."""
+def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tuple[str, list[list[str]]]]:
+    """A title and the commands, in words, of every line that makes an instance of this product."""
     os, release, arch, variant = offer.key.split(":")
     alias = next((name for name in offer.names if names[name] == 1), "")  # what leads nowhere else
     for client, command in COMMANDS.items() if alias else ():
         for type_, kind in KINDS.items():
             if (client, type_) in offer.listed:
-                words = [command, "launch", f"{remote}:{alias}", *["--vm"] * (type_ == "virtual-machine")]
                 needs = offer.requirements[client].items()
-                settings = [LAUNCH[type_][one] for one in needs if one in LAUNCH[type_]]
-                yield (
-                    f"{CLIENTS[client]} {kind}",
-                    [*words, *(word for one in settings for word in ("-c", one))],
-                )
+                vm = ["--vm"] * (type_ == "virtual-machine")
+                settings = [
+                    word for one in needs if one in LAUNCH[type_] for word in ("-c", LAUNCH[type_][one])
+                ]
+                image = f"{remote}:{alias}"
+                lines = [[command, "launch", image, *vm, *settings]]
+                if vm and AGENT in needs and client == "incus":
+                    lines = [
+                        [command, "init", image, "NAME", *vm, *settings],
+                        [command, "config", "device", "add", "NAME", *DISK],
+                        [command, "start", "NAME"],
+                    ]
+                yield f"{CLIENTS[client]} {kind}", lines
     if offer.lxc:
         words = ["lxc-create", "-n", "NAME", "-t", "download", "--", "--server", Address(SERVER)]
-        yield "LXC", [*words, "-d", os, "-r", release, "-a", arch, "--variant", variant]
+        yield "LXC", [[*words, "-d", os, "-r", release, "-a", arch, "--variant", variant]]
 
 
 @lru_cache(maxsize=4096)
@@ -208,9 +217,12 @@ def _word(word: str) -> str:
     return f"<i>{shown}</i>" if word.startswith("-") else shown
 
 
-def _line(title: str, words: Iterable[str]) -> str:
+def _line(title: str, commands: Iterable[Iterable[str]]) -> str:
     """A line to copy; the server's address is marked where it stands."""
-    said = " ".join(word.marked if isinstance(word, Address) else _word(word) for word in words)
+    said = escape(" && ").join(
+        " ".join(word.marked if isinstance(word, Address) else _word(word) for word in words)
+        for words in commands
+    )
     return f'<div class="line"><span>{escape(title)}</span><code>{said}</code></div>'
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ vm = true
 [[rules]]
 match = "tiny/2"
 clients = ["lxd"]
+[[rules]]
+match = "tiny/1"
+requirements = { cdrom_agent = "true" }
 """
 METADATA = {"incus": "incus.tar.xz", "lxd": "lxd.tar.xz"}
 COMBINED = {
@@ -171,6 +175,47 @@ def test_daemon_does_what_the_page_says(
     (instance,) = json.loads(daemon("list", "--format=json"))
     assert daemon("exec", instance["name"], "--", "cat", "/etc/serial") == f"{serials(trees[1])[-1]}\n"
     daemon("remote", "remove", "imagepress")
+
+
+@pytest.mark.parametrize("started", ["incus"], indirect=True)
+def test_incus_takes_the_line_of_a_machine_that_needs_a_disk(
+    daemon: Daemon, shop: Shop, name: str, trees: list[Path], tmp_path: Path
+) -> None:
+    """Up to what takes KVM; after that every command finds only that there is no such machine. Not LXD 5.0, which
+    knows neither the disk nor that anything needs it.
+    """
+    with chromium(tmp_path) as browser:
+        browser.open(f"{shop.show(name, trees[1])}/", width=1280)
+        found = lines(browser)
+    (add,) = (one for one in found if one.startswith("incus remote add "))
+    (line,) = (one for one in found if "agent:config" in one)
+    daemon(*add.split()[1:])
+    wanted = fingerprint(daemon, trees[1], serials(trees[1])[-1], "disk.qcow2")
+    create, device, start = (one.removeprefix("incus ").split(" ") for one in line.split(" && "))
+    for words, refused in (
+        (create, '"virtual-machine" is not supported on this server'),
+        (device, "Instance not found"),
+        (start, "Instance not found"),
+    ):
+        with suppress_only(refused):
+            daemon(*words)
+    assert daemon.images() == {wanted: "virtual-machine"}
+    *_, disk, kind, source = device
+    daemon("profile", "device", "add", "default", disk, kind, source)  # the daemon knows such a disk
+    daemon("profile", "device", "remove", "default", disk)
+    # It cannot be added at launch.
+    with pytest.raises(clients.ClientFailed, match="Device not found in profile devices"):
+        daemon("launch", *create[1:], "-d", f"{disk},type={kind},{source}")
+    daemon("remote", "remove", "imagepress")
+
+
+@contextmanager
+def suppress_only(refused: str) -> Iterator[None]:
+    """What no daemon here can do for want of KVM may fail, but for that reason alone."""
+    try:
+        yield
+    except clients.ClientFailed as failed:
+        assert refused in failed.errors
 
 
 def test_daemon_starts_a_container(daemon: Daemon, shop: Shop, name: str, trees: list[Path]) -> None:

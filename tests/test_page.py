@@ -234,6 +234,21 @@ def test_what_an_instance_needs_is_shown_and_set() -> None:
     assert launch == ["-c security.nesting=true", "--vm -c security.secureboot=false"] * 2
 
 
+def test_a_machine_that_needs_its_agents_disk_gets_it_before_it_starts() -> None:
+    """What is refused otherwise: "This virtual machine image requires an agent:config disk be added"."""
+    rule = Rule(match="*", requirements={"cdrom_agent": "true", "secureboot": "false"})
+    html = rendered(image(A, NEW, (*CONTAINER, *VM)), rules=[rule])
+    told = [line for line in lines(html) if "remote add" not in line]
+    alias = "imagepress:tiny/1/default/amd64"
+    machine = f"{alias} NAME --vm -c security.secureboot=false"
+    assert told == [
+        f"incus launch {alias}",
+        f"incus init {machine} && incus config device add NAME agent disk source=agent:config && incus start NAME",
+        f"lxc launch {alias}",
+        f"lxc launch {alias} --vm -c security.secureboot=false",
+    ]
+
+
 def test_each_client_is_told_what_it_needs_itself() -> None:
     rule = Rule(match="*", lxd_requirements={"secureboot": "false"})
     html = rendered(image(A, NEW, VM), rules=[rule])
