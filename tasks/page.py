@@ -37,7 +37,6 @@ LAUNCH = {
 }
 # A disk without which Incus starts no such VM, and which cannot be added at launch; LXD 5.0 knows neither.
 AGENT, DISK = ("cdrom_agent", "true"), ["agent", "disk", "source=agent:config"]
-NOTHING: frozenset[tuple[str, str]] = frozenset()
 REQUIREMENTS = {"incus": "requirements", "lxd": "lxd_requirements"}
 
 
@@ -80,29 +79,15 @@ class Offer(NamedTuple):
         return {serial: f"images/{self.key.replace(':', '/')}/{serial}" for serial in self.serials}
 
 
-def offers(
-    products: Mapping[str, Json], lines: Iterable[str], lists: Iterable[tuple[str, Mapping[str, Json]]] = ()
-) -> list[Offer]:
+def offers(products: Mapping[str, Json], lines: Iterable[str]) -> list[Offer]:
     """What images.json and LXC's index list, by product; nothing that no client could take.
 
-    ``lists`` are clients with the products of a list that some of them get instead of images.json: what
-    is not in all of them is not for everybody with this client, and has no line.
+    Who is handed another list may see less of it.
     """
     fields = (line.split(";") for line in lines)
     lxc = {":".join(one[:4]): one[4] for one in fields}
-    own = [(client, {key: _offer(key, _object(of, key), "").listed for key in of}) for client, of in lists]
-    found = []
-    for key in sorted(products.keys() | lxc, key=lambda one: one.split(":")):
-        one = _offer(key, _object(products, key), lxc.get(key, ""))
-        unseen = {
-            seen for client, of in own for seen in one.listed - of.get(key, NOTHING) if seen[0] == client
-        }
-        if unseen:
-            listed = one.listed - unseen
-            left = {type_ for _, type_ in listed}
-            kinds = {type_: serial for type_, serial in one.kinds.items() if type_ in left}
-            one = one._replace(listed=listed, kinds=kinds)
-        found.append(one)
+    keys = sorted(products.keys() | lxc, key=lambda one: one.split(":"))
+    found = (_offer(key, _object(products, key), lxc.get(key, "")) for key in keys)
     return [one for one in found if one.serials]
 
 

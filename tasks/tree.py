@@ -135,14 +135,8 @@ def put_page(public: Path, settings: Settings) -> bool:
     """Make the page of what the indexes list; says whether it changed."""
     from tasks import page  # noqa: PLC0415 - not needed when nothing is new
 
-    there = lists(public)
-    handed = [
-        (one.client, listed_streams(public, one.name))
-        for one in settings.list
-        if one.agent and one.name in there
-    ]
     lines = lxc_lines(public / LXC / "index-system").values()
-    listed = page.offers(listed_streams(public), lines, handed)
+    listed = page.offers(listed_streams(public), lines)
     images = {
         path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
     }
