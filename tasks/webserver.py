@@ -165,6 +165,11 @@ server {
         gzip_static on;
     }
 
+    # The page for people, which has no .gz beside it; `index` leads here too.
+    location = /index.html {
+        gzip on;
+    }
+
     # Texts without a suffix of their own.
     location ~ ^/(?:site-id|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
         default_type text/plain;

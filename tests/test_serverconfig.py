@@ -193,6 +193,19 @@ def test_the_packed_index_goes_to_who_takes_it(web: Web, site_of_three: Site) ->
         )
 
 
+def test_the_page_is_packed_for_who_takes_it(web: Web, site_of_three: Site) -> None:
+    html = (site_of_three.latest / "index.html").read_bytes()
+    for path in ("/", "/index.html"):
+        plain, packed = get(web, path), get(web, path, encoding="gzip")
+        assert plain.content == packed.content == html
+        assert "Content-Encoding" not in plain.headers
+        assert packed.headers["Content-Encoding"] == "gzip"
+        for answer in (plain, packed):
+            assert answer.headers["Vary"] == "Accept-Encoding"
+            assert answer.headers["Cache-Control"] == LATER
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
 def test_what_hides_and_what_is_not_there(web: Web, site_of_three: Site) -> None:
     latest = site_of_three.latest.resolve()
     for path in (f"images/{TEMPORARY}x", "streams/v1/.images.json.x", ".~tmp~/images.json"):
