@@ -222,10 +222,11 @@ def _row(offer: Offer, remote: str, names: Mapping[str, int], images: Mapping[st
     lines = "\n".join(_line(title, line) for title, line in _launch(offer, remote, names))
     aliases = ", ".join(f"<code>{escape(alias)}</code>" for alias in offer.aliases)
     return f"""<tbody data-words="{escape(words)}">
-<tr><th scope="row"><button type="button" class="open" aria-expanded="false">{os}/{release}</button></th>\
+<tr><th scope="row"><button type="button" class="open" aria-expanded="false">\
+<span>{os}/<wbr>{release}</span></button></th>\
 <td>{variant}</td><td>{arch}</td>\
 <td class="keep"><time datetime="{_moment(newest)}Z">{_moment(newest, " ")}</time></td><td class="keep"></td>\
-<td>{", ".join(map(escape, told))}</td><td class="keep">{_size(_whole(files[newest]))}</td>\
+<td class="words">{", ".join(map(escape, told))}</td><td class="keep">{_size(_whole(files[newest]))}</td>\
 <td>{_requires(offer)}</td></tr>
 <tr><td colspan="8"><div class="lines">
 {lines}

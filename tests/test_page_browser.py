@@ -29,10 +29,15 @@ PRODUCTS = [
     "alpine/edge/amd64/averyveryverylongvariantwithoutanydashinitatall",
     "freebsd/14.3/amd64/default+zfs",
     "busybox/1.36.1/armhf/default",
+    "openmandriva/bookworm/riscv64/desktop-gnome",
 ]
 RULES = [
     Rule(match="debian/trixie", aliases=("debian/13",)),
     Rule(match="alpine", requirements={"secureboot": "false", "cgroup": "v2"}, lxd_requirements={"x": "y"}),
+    Rule(
+        match="openmandriva",
+        requirements=dict.fromkeys(("cdrom_agent", "cdrom_cloud_init", "nesting", "privileged"), "true"),
+    ),
     Rule(match="busybox", clients=("incus",), lxc=False),
 ]
 # Every element with a text of its own that can be seen, the ratio of its colours, and whether it is large (WCAG 1.4.3).
@@ -67,6 +72,27 @@ CONTRASTS = """
     if (one.placeholder) note(one, getComputedStyle(one, "::placeholder"));
   }
   return found;
+})()
+"""
+
+
+# Every word of a cell, but for what is required, that is shown in pieces; one as long as a column has to be.
+BROKEN = """
+(() => {
+  const broken = [];
+  for (const cell of document.querySelectorAll("tbody tr:first-child > :not(:last-child)")) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const {0: word, index} of texts.currentNode.data.matchAll(/[A-Za-z0-9_.]+/g)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, index);
+        range.setEnd(texts.currentNode, index + word.length);
+        const lines = new Set([...range.getClientRects()].map((one) => one.top));
+        if (word.length < 20 && lines.size > 1) broken.push(word);
+      }
+    }
+  }
+  return broken;
 })()
 """
 
@@ -134,6 +160,12 @@ def test_nothing_is_wider_than_the_window(browser: Browser, web: Web, width: int
         opened(browser)
 
 
+@pytest.mark.parametrize("width", [*WIDTHS, 961, 1024])
+def test_words_are_in_one_piece(browser: Browser, web: Web, width: int) -> None:
+    browser.open(f"{web.url}/more/", width=width)
+    assert browser.value(BROKEN) == []
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 class TestLook:
@@ -176,7 +208,7 @@ def words_of(browser: Browser) -> dict[str, str]:
         ("DEBIAN Arm64", 2),
         ("debian/13", 2),
         ("vm amd64", 5),
-        ("lxc", 8),
+        ("lxc", 9),
         ("cloud", 1),
         ("default+zfs", 1),
         ("  trixie   amd64 ", 1),
