@@ -112,6 +112,14 @@ def links(html: bytes) -> Iterator[str]:
         yield unquote(unescape(link.decode(errors="replace")))
 
 
+def settings(html: bytes) -> Page:
+    """What a page was told beside the indexes, as far as it says so."""
+    text = html.decode(errors="replace")
+    title = re.search("<title>([^<]*)</title>", text)
+    remote = re.search(" remote add ([A-Za-z0-9._-]+) ", text)
+    return Page(title=unescape(title[1]) if title else "", remote=remote[1] if remote else "")
+
+
 def _offer(key: str, product: Mapping[str, Json], lxc: str) -> Offer:
     listed: set[tuple[str, str]] = set()
     kinds: dict[str, str] = {}

@@ -12,7 +12,7 @@ from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
 from tasks.policy import CLIENTS
-from tasks.settings import Lxc, Settings, Signing
+from tasks.settings import Lxc, Page, Settings, Signing
 from tasks.sign import Signer, keyring, publish_signed
 from tasks.state import load
 from tasks.streams import Json
@@ -131,8 +131,8 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
     return publish_signed(path, data, by, ".gpg")
 
 
-def put_page(public: Path, settings: Settings) -> bool:
-    """Make the page of what the indexes list; says whether it changed."""
+def page_of(public: Path, settings: Page) -> bytes:
+    """The page of what a tree's indexes list."""
     from tasks import page  # noqa: PLC0415 - not needed when nothing is new
 
     lines = lxc_lines(public / LXC / "index-system").values()
@@ -140,8 +140,12 @@ def put_page(public: Path, settings: Settings) -> bool:
     images = {
         path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
     }
-    html = page.page(TEMPLATE.read_text(encoding="utf-8"), settings.page, listed, images)
-    return files.write_changed(public / PAGE, html)
+    return page.page(TEMPLATE.read_text(encoding="utf-8"), settings, listed, images)
+
+
+def put_page(public: Path, settings: Settings) -> bool:
+    """Make the page of what the indexes list; says whether it changed."""
+    return files.write_changed(public / PAGE, page_of(public, settings.page))
 
 
 def put_key(public: Path, signing: Signing) -> bool:

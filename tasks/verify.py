@@ -23,7 +23,7 @@ from tasks.schema import listed_items
 from tasks.settings import Lxc
 from tasks.sign import Verifier, certificates
 from tasks.threads import CORES, apart, together
-from tasks.tree import lists
+from tasks.tree import listed_paths, lists, page_of
 from tasks.words import counted
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
@@ -79,7 +79,7 @@ class _Verification:
     def all(self, lxc: Lxc) -> Verified:
         """Images first: the indexes are held against them."""
         self._read_images()
-        names = lists(self._tree)
+        names, before = lists(self._tree), self._done.faults
         for of in ("", *names):
             self._streams(of)
         present = {PurePosixPath(path) for path in self._sizes}
@@ -94,6 +94,8 @@ class _Verification:
         said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain, lists=readers)
         for line in dict.fromkeys(map(str, said)):
             self._fault(line)
+        if self._done.faults == before:  # else it is made of what was named
+            self._page()
         self._deltas()
         return self._done
 
@@ -176,6 +178,14 @@ class _Verification:
         good = data is not None and signature is not None and not self._verifier.detached(data, signature)
         if good and public.detached(data or b"", signature or b""):
             self._fault(KEY, f"is not of the key that signed {path}")
+
+    def _page(self) -> None:
+        """The page has no signature: it is made again of the indexes, with the title that it has."""
+        html = self._read(PurePosixPath(PAGE)) or b""
+        if self._damaged & listed_paths(self._tree):
+            return  # it tells of their files
+        if html != page_of(self._tree, page.settings(html)):
+            self._fault(PAGE, "is not what the indexes say, or another version made it")
 
     def _is_there(self, path: str) -> bool:
         """Whether a link leads somewhere; whether an image has all of its files was asked before."""

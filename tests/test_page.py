@@ -545,6 +545,33 @@ def test_verify_names_what_is_wrong_with_the_page_and_the_key(three: Site, other
     assert three.doit("verify").code == 0
 
 
+@pytest.mark.parametrize(
+    ("was", "then"),
+    [
+        ("</body>", "<script>alert(1)</script></body>"),
+        ('"default-src ', '"script-src *; default-src '),
+        ("incus launch ours:tiny/1", "incus launch ours:tiny/2"),
+        ("remote add ours", "remote add images"),
+        ("remote add ours ", "remote add 'our s' "),
+        ("<title>", "<title>x"),
+    ],
+)
+def test_verify_names_a_page_that_was_altered(site: Site, was: str, then: str) -> None:
+    """Also by somebody who is not told the title and the name, or after a change of both."""
+    matrix(site.ci, A, C)
+    build(site.ci, A, C)
+    site.more = '[page]\ntitle = "<b>Ours</b> & \\"yours\\""\nremote = "ours"\n'
+    site.publish()
+    site.more = ""
+    site.configure()
+    assert site.doit("verify").code == 0
+    path = site.latest.resolve() / "index.html"
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, then, 1))
+    assert faults(site)[-1] == "index.html: is not what the indexes say, or another version made it"
+
+
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Key:
     from tasks import demo
