@@ -21,18 +21,21 @@ TEMPORARY = ".tmp-"  # no published name starts so
 
 
 @contextmanager
-def disk(doing: str) -> Iterator[None]:
-    """Turn the kernel's refusals (full, read-only, not permitted) into one sentence."""
+def disk(doing: str, path: Path | None = None) -> Iterator[None]:
+    """Turn the kernel's refusals (full, read-only, not permitted) into one sentence.
+
+    It names the file that the kernel named, else ``path``: of write(2) it knows a number alone.
+    """
     try:
         yield
     except OSError as error:
-        where = "".join(f" {name}" for name in (error.filename, error.filename2) if name)
+        where = "".join(f" {name}" for name in (error.filename or path, error.filename2) if name)
         raise TreeError(f"cannot {doing}{where}: {error.strerror or error}") from error
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file at once and for good; its directory is made where missing."""
-    with disk("write"):
+    with disk("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{path.name}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
@@ -88,7 +91,7 @@ def sync(directory: Path) -> None:
 
 def place(path: Path, data: bytes) -> None:
     """Write a file in a directory that nobody sees yet; ``move`` makes it durable."""
-    with disk("write"), open(path, "wb", opener=_opener) as file:
+    with disk("write", path), open(path, "wb", opener=_opener) as file:
         file.write(data)
 
 
