@@ -5,11 +5,13 @@ power cut would lose a night's work. Loaded by name: see ``tool.doit.plugins.bac
 """
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from doit.exceptions import InvalidTask
 
+UNUSABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 Row: TypeAlias = dict[str, object]
 
 
@@ -46,13 +48,34 @@ class Journal:
             try:
                 self._db = self._connect()
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise InvalidTask(f"ERROR: cannot open {self.name}: {error}") from None
-                Path(
-                    self.name
-                ).unlink()  # damaged; without it every step looks again, and finds its work done
-                self._db = self._connect()
+                self._db = self._give_up(error)
         return self._db
+
+    def _give_up(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        """Go on without what was saved: every step looks again, and finds its work done.
+
+        A file that is damaged is begun again. On a disk that is full, or fails, it would keep what it should
+        forget: it goes, and this run remembers by itself. Raises InvalidTask for whatever else there is.
+        """
+        unusable = (error.sqlite_errorcode & 0xFF) in UNUSABLE
+        if isinstance(error, sqlite3.OperationalError) and not unusable:
+            raise InvalidTask(f"ERROR: cannot open {self.name}: {error}") from None
+        if self._db is not None:
+            self._db.close()
+        for part in ("", "-wal", "-shm"):  # in this order: SQLite drops the journal of an empty database
+            with suppress(OSError):
+                Path(f"{self.name}{part}").unlink(missing_ok=True)
+        if unusable:
+            self.name = ":memory:"
+        self._seen, self._db = None, self._connect()
+        return self._db
+
+    def _write(self, sql: str, *values: str) -> None:
+        """One statement, committed at once."""
+        try:
+            self._open().execute(sql, values)
+        except sqlite3.DatabaseError as error:
+            self._give_up(error).execute(sql, values)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
@@ -69,10 +92,14 @@ class Journal:
     def _row(self, task: str, *, fresh: bool) -> Row | None:
         """A saved row; with ``fresh``, one that another process may have saved meanwhile."""
         db = self._open()
-        if (fresh or self._seen is None) and (
-            now := db.execute("pragma data_version").fetchone()[0]
-        ) != self._seen:
-            self._rows, self._seen = dict(db.execute("select task, data from doit")), now
+        try:
+            if (fresh or self._seen is None) and (
+                now := db.execute("pragma data_version").fetchone()[0]
+            ) != self._seen:
+                self._rows, self._seen = dict(db.execute("select task, data from doit")), now
+        except sqlite3.DatabaseError as error:
+            self._rows = {}
+            self._give_up(error)
         row = self._rows.get(task)
         if isinstance(row, str):
             row = self._rows[task] = self._codec.decode(row)
@@ -92,7 +119,7 @@ class Journal:
     def _flush(self, task: str) -> None:
         row = self._new.pop(task)
         self._rows[task] = row
-        self._open().execute("insert or replace into doit values (?, ?)", (task, self._codec.encode(row)))
+        self._write("insert or replace into doit values (?, ?)", task, self._codec.encode(row))
 
     def in_(self, task_id: str) -> bool:
         """Whether a task has a row."""
@@ -102,12 +129,12 @@ class Journal:
         """Forget a task."""
         self._new.pop(task_id, None)
         self._rows.pop(task_id, None)
-        self._open().execute("delete from doit where task = ?", (task_id,))
+        self._write("delete from doit where task = ?", task_id)
 
     def remove_all(self) -> None:
         """Forget everything."""
         self._new, self._rows = {}, {}
-        self._open().execute("delete from doit")
+        self._write("delete from doit")
 
     def dump(self) -> None:
         """Save what is left, and close."""

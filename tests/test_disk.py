@@ -5,10 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from doit.dependency import JSONCodec
 from readers import Reader
 from sites import CHECKOUT, Result, Site, build, files, matrix
+from tools import need_root, program
+
+from tasks.journal import Journal
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 
@@ -62,3 +67,101 @@ def test_the_room_that_time_makes_is_made_before_anything_is_fetched(site: Site)
     assert result.code == 2
     assert "rootfs" in result.out
     assert not (site.root / "site/public" / lapsing).exists()
+
+
+FULL = "No space left on device"
+
+
+@pytest.fixture
+def small(site: Site) -> Iterator[Site]:
+    """A site on a file system of its own, of 16 MB, in memory."""
+    need_root("a file system that fills up is mounted by root alone; run pytest as root to see it full")
+    mount, umount = program("mount"), program("umount")
+    site.root.mkdir()
+    subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m", "none", site.root], check=True)
+    try:
+        site.lines = "keep = 1\n"
+        matrix(site.ci, A, B)
+        build(site.ci, A, B)
+        yield site
+    finally:
+        subprocess.run([umount, "-l", site.root], check=True)
+
+
+def fill(site: Site, left: int) -> None:
+    """Leave so many bytes, in whole pages."""
+    filler = site.root / "filler"
+    filler.unlink(missing_ok=True)
+    there = os.statvfs(site.root)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, there.f_bavail * there.f_frsize - left // 4096 * 4096)
+
+
+def said_once(result: Result) -> None:
+    """An error of the operator's: exit 2, lines that name a path each, and no trace of the program."""
+    said = result.out + result.err
+    assert result.code == 2, said
+    assert not re.search("Traceback|sqlite3|a bug", said), said
+    errors = [line for line in said.splitlines() if "ERROR" in line]
+    assert errors, said
+    assert all(re.search(rf"ERROR: cannot [a-z ]+ /\S+: {FULL}$", line) for line in errors), said
+
+
+@pytest.mark.parametrize("left", [0, 20_000, 60_000, 500_000, 2_000_000])
+def test_a_full_disk_is_one_line_and_costs_nothing(small: Site, left: int) -> None:
+    small.publish()
+    before = small.products()
+    build(small.ci, A, B, content={one: files(one, payload=os.urandom(1_500_000)) for one in (A, B)})
+    fill(small, left)
+    said_once(small.doit("publish"))
+    assert small.products() == before
+    reader = Reader(small.key.public, small.latest)
+    reader.look(small.latest)
+    assert reader.faults == []
+    (small.root / "filler").unlink()
+    small.publish()
+    assert all(len(now["versions"]) == 1 for now in small.products().values())
+    assert small.products() != before
+    assert not list((small.root / "site/staging").iterdir())
+    assert not list(small.root.rglob(".tmp-*"))
+    reader.look(small.latest)
+    assert reader.faults == []
+    assert small.publish().executed == ["poll"]
+
+
+@pytest.mark.parametrize("left", [0, 20_000, 60_000])
+def test_every_command_says_that_the_disk_is_full(small: Site, left: int) -> None:
+    small.publish()
+    build(small.ci, A, B, content={A: files(A, payload=os.urandom(1_500_000))})
+    assert small.doit("poll").code == 0
+    fill(small, left)
+    said_once(small.doit(f"image:{A}"))
+    for asked in (("hold", A), ("rebuild",)):
+        fill(small, 0)
+        result = small.doit(*asked)
+        if asked != ("rebuild",) or result.code:  # which has nothing to write where all is well
+            said_once(result)
+    (small.root / "filler").unlink()
+    assert small.doit("hold", A).code == 0
+
+
+def test_what_could_not_be_forgotten_is_not_remembered(small: Site) -> None:
+    """A failed step whose last success stays in doit's database would be passed over once its input is back."""
+
+    def journal() -> Journal:
+        return Journal(str(small.root / "doit.db"), JSONCodec())
+
+    one = journal()
+    for number in range(200):
+        one.set(f"task {number}", "deps:", ["x" * 400])
+    fill(small, 0)
+    for number in range(200):
+        one.remove(f"task {number}")
+        assert not one.in_(f"task {number}")
+    one.set("task 0", "deps:", ["new"])
+    assert one.get("task 0", "deps:") == ["new"]
+    one.dump()
+    (small.root / "filler").unlink()
+    later = journal()
+    assert not any(later.in_(f"task {number}") for number in range(200))
+    later.dump()

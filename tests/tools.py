@@ -21,14 +21,13 @@ def need(*programs: str) -> None:
     pytest.skip(message)
 
 
-def need_root() -> None:
+def need_root(what: str = "containers take root; run pytest as root to see them started") -> None:
     """Skip the test, or fail it in CI, when it is not root that runs it."""
     if os.geteuid() == 0:
         return
-    message = "containers take root; run pytest as root to see them started"
     if os.environ.get("CI"):
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
 
 
 def program(name: str) -> str:
