@@ -8,7 +8,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from tasks import decide, runtime
 from tasks.decisions import BuildName
-from tasks.errors import PublishError, SettingsError
+from tasks.errors import PublishError, SettingsError, TreeError
 from tasks.exposure import Exposure
 from tasks.image import Product
 from tasks.reporter import honest
@@ -117,7 +117,12 @@ def task_withdraw() -> dict[str, object]:
         if not now:
             return decide.withdraw(run.layout, wanted, _by(why), now=False)
         run.signer()  # a key that does not sign is said before anything is decided
-        return _exposed(run, decide.withdraw(run.layout, wanted, _by(why), now=True), "nothing is left of it")
+        try:
+            decided = decide.withdraw(run.layout, wanted, _by(why), now=True)
+        except TreeError:  # no room? what has lapsed is not worth a secret that stays
+            _make_room(run)
+            decided = decide.withdraw(run.layout, wanted, _by(why), now=True)
+        return _exposed(run, decided, "nothing is left of it")
 
     now = {"name": "now", "long": "now", "type": bool, "default": False, "help": "at once and everywhere"}
     return _decision(act, "images", now)
@@ -143,13 +148,20 @@ def task_rollback() -> dict[str, object]:
     return _decision(act, "snapshots", release)
 
 
+def _make_room(run: runtime.Run) -> None:
+    """Take the lock, and remove what has lapsed: a full disk must not keep a decision from being shown."""
+    run.lock()
+    if not (show := Exposure(run)).is_pruned():
+        run.say("prune", show.prune())
+
+
 def _exposed(run: runtime.Run, decided: str, done: str) -> str | TaskFailed | TaskError:
     """Show a decision to the world at once; it is written down already, should this be killed."""
     for line in decided.splitlines():
         run.say("decided", line)
     trouble = False
     try:
-        run.lock()
+        _make_room(run)
         for name, line in Exposure(run).all():
             trouble |= isinstance(line, TaskFailed)
             run.say(name, line.message if isinstance(line, TaskFailed) else line)

@@ -165,3 +165,32 @@ def test_what_could_not_be_forgotten_is_not_remembered(small: Site) -> None:
     later = journal()
     assert not any(later.in_(f"task {number}") for number in range(200))
     later.dump()
+
+
+@pytest.mark.parametrize("left", [0, 20_000])
+def test_what_lapsed_makes_room_for_a_withdrawal_at_once(small: Site, left: int) -> None:
+    small.lines = 'keep = 2\ngrace = "0s"\n'
+    small.more = '[snapshot]\nkeep = 1\nkeep_for = "0s"\n'
+    for _ in range(4):  # a lapsed image gives its room back with the last snapshot that has it
+        build(small.ci, A, B, content={A: files(A, payload=os.urandom(1_500_000))})
+        small.publish()
+    before = small.products()
+    *_, bad = sorted(before[A.replace("/", ":")]["versions"])
+    fill(small, left)
+    result = small.doit("withdraw", "--now", f"{A}/{bad}")
+    assert result.code == 0, result.out + result.err
+    assert bad not in small.products()[A.replace("/", ":")]["versions"]
+    assert not list(small.root.rglob(f"{A}/{bad}"))
+
+
+def test_a_withdrawal_without_room_is_said_and_may_be_said_again(small: Site) -> None:
+    small.publish()
+    build(small.ci, A, B)
+    small.publish()
+    *_, bad = sorted(small.products()[A.replace("/", ":")]["versions"])
+    fill(small, 0)
+    said_once(small.doit("withdraw", "--now", f"{A}/{bad}"))
+    assert bad in small.products()[A.replace("/", ":")]["versions"]
+    (small.root / "filler").unlink()
+    assert small.doit("withdraw", "--now", f"{A}/{bad}").code == 0
+    assert not list(small.root.rglob(f"{A}/{bad}"))
