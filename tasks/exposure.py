@@ -89,6 +89,10 @@ class Exposure:
         """Write the page for people, and the public key."""
         return indexes.write_page(self._layout, self._settings)
 
+    def has_key(self) -> bool:
+        """Whether the published keys are the site's."""
+        return tree.has_key(self._layout)
+
     def freeze(self) -> str:
         """Freeze the tree and show it."""
         return snapshot.snapshot(self._layout, self._run.now)

@@ -283,7 +283,7 @@ def prove(
 def write_page(layout: Layout, settings: Settings) -> str:
     """The page of what the proven indexes list, or of the pinned snapshot, and the public key."""
     listing = _listing(layout)
-    changed = tree.put_key(layout.public, settings.signing)
+    changed = tree.put_key(layout, settings.signing)
     before = files.read(layout.snapshots / listing.pinned / "public" / PAGE) if listing.pinned else None
     if before is None or listing.refused:
         changed |= tree.put_page(layout.public, settings)

@@ -84,6 +84,11 @@ class Layout:
         return self.state / "quarantine.json"
 
     @property
+    def keyring(self) -> Path:
+        """The public keys that have signed here: what ``key.asc`` has to be."""
+        return self.state / KEY
+
+    @property
     def lapsing(self) -> Path:
         """Since when delisted images are no longer named by what is exposed."""
         return self.state / "lapsing.json"

@@ -6,8 +6,7 @@ of what it would cover is exposed: every failure here is fatal.
 """
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -203,16 +202,29 @@ def verifier(settings: Signing, keys: Sequence[Path]) -> Verifier:
 def keyring(settings: Signing, before: bytes) -> bytes:
     """The public part of ``signing.key``, armoured, and the other keys of the ring that was there before.
 
-    They made the signatures of older images, which stay; who does not want one any more removes the file.
-    Raises SettingsError when the key cannot be read.
+    They made the signatures of older images, which stay. Raises SettingsError when a key cannot be read.
     """
+    ring = {one.fingerprint: one for one in _own(settings)}
+    for one in certificates(before, KEY) if before else ():  # the same key may have had other subkeys
+        ring[one.fingerprint] = ring[one.fingerprint].merge(one) if one.fingerprint in ring else one
+    return _armored(ring.values())
+
+
+def is_whole(ring: bytes) -> bool:
+    """Whether a ring is to the byte what ``keyring`` makes of its keys.
+
+    sequoia overlooks damage that gpg refuses, like a wrong checksum of the armour.
+    """
+    try:
+        return _armored(certificates(ring, KEY)) == ring
+    except SettingsError:
+        return False
+
+
+def _armored(ring: "Iterable[Cert]") -> bytes:
     import pysequoia  # noqa: PLC0415 - as above
 
-    ring = {one.fingerprint: one for one in _own(settings)}
-    with suppress(SettingsError):  # a damaged ring is made anew
-        for one in certificates(before, KEY):  # the same key may have had other subkeys
-            ring[one.fingerprint] = ring[one.fingerprint].merge(one) if one.fingerprint in ring else one
-    data = b"".join(bytes(one) for one in ring.values())  # bytes(Cert) never has the secret part
+    data = b"".join(bytes(one) for one in ring)  # bytes(Cert) never has the secret part
     return pysequoia.armor(data, pysequoia.ArmorKind.PublicKey).encode()
 
 

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from tasks import files, lxcindex, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
-from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN
+from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
 from tasks.settings import Lxc, Page, Settings, Signing
-from tasks.sign import Signer, keyring, publish_signed
-from tasks.state import load
+from tasks.sign import Signer, is_whole, keyring, publish_signed
+from tasks.state import PRIVATE, load
 from tasks.streams import Json
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -148,9 +148,24 @@ def put_page(public: Path, settings: Settings) -> bool:
     return files.write_changed(public / PAGE, page_of(public, settings.page))
 
 
-def put_key(public: Path, signing: Signing) -> bool:
-    """Publish the key that signs, beside those that signed before; says whether there was anything new."""
-    return files.write_changed(public / KEY, keyring(signing, files.read(public / KEY) or b""))
+def put_key(layout: Layout, signing: Signing) -> bool:
+    """Publish the key that signs, beside those that signed before; says whether there was anything new.
+
+    Which these are stands in the state directory, where nobody else can write; whoever wants to be rid of
+    the older ones empties that file. Where it is lost or damaged, the ring that is exposed tells.
+    """
+    before = files.read(layout.keyring)
+    if before is None or (before and not is_whole(before)):
+        before = files.read(layout.latest / KEY) or b""
+        before = before if is_whole(before) else b""
+    ring = keyring(signing, before)
+    files.write_changed(layout.keyring, ring, PRIVATE)
+    return files.write_changed(layout.public / KEY, ring)
+
+
+def has_key(layout: Layout) -> bool:
+    """Whether the published ring is the site's, byte for byte."""
+    return files.read(layout.public / KEY) == files.read(layout.keyring)
 
 
 def strip(public: Path, gone: Collection[str], by: Signer) -> bool:

@@ -1,8 +1,9 @@
 """Verify what is served: every byte, signature, index and client rule (acts: reads, changes nothing).
 
-Needs the right to read the served tree and the public key, and nothing else: not the state directory,
-not the lock. ``latest`` is resolved once, so that a publication in between does not matter. What may
-be wrong with an image is in ``audit``; here are the indexes, and whether they speak of these images.
+Needs the right to read the served tree and the public key, and nothing else: not the lock, and of the
+state directory only whose keys the site's are, where it may. ``latest`` is resolved once, so that a
+publication in between does not matter. What may be wrong with an image is in ``audit``; here are the
+indexes, and whether they speak of these images.
 """
 
 import zlib
@@ -21,7 +22,7 @@ from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
 from tasks.schema import listed_items
 from tasks.settings import Lxc
-from tasks.sign import Verifier, certificates
+from tasks.sign import Verifier, certificates, is_whole
 from tasks.threads import CORES, apart, together
 from tasks.tree import listed_paths, lists, page_of
 from tasks.words import counted
@@ -60,7 +61,11 @@ def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say)
         if not layout.latest.exists():
             raise TreeError(f"there is nothing to verify: {layout.latest} does not exist")
         tree = layout.latest.resolve()
-    found = _Verification(tree, verifier(), say).all(lxc)
+    try:
+        ring = files.read(layout.keyring)
+    except TreeError:  # not for everybody; who the keys are of is not asked then
+        ring = None
+    found = _Verification(tree, verifier(), say, ring).all(lxc)
     if not tree.exists():
         raise TreeError(f"{tree} was pruned while it was read; verify again")
     return found
@@ -69,8 +74,8 @@ def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say)
 class _Verification:
     """One tree while it is verified."""
 
-    def __init__(self, tree: Path, verifier: Verifier, say: Say) -> None:
-        self._tree, self._verifier, self._say = tree, verifier, say
+    def __init__(self, tree: Path, verifier: Verifier, say: Say, ring: bytes | None) -> None:
+        self._tree, self._verifier, self._say, self._ring = tree, verifier, say, ring
         self._sizes = files.sizes(tree)
         self._images: dict[str, Image] = {}
         self._damaged: set[str] = set()
@@ -161,23 +166,34 @@ class _Verification:
                 self._fault(twin, f"is not the same as {path}")
 
     def _people(self) -> None:
-        """Every link of the page leads somewhere, and the key beside it is one that verifies."""
+        """Every link of the page leads somewhere, and the keys beside it are the site's, whole."""
         html, ring = self._read(PurePosixPath(PAGE)), self._read(PurePosixPath(KEY))
         if html is None:
             self._fault(PAGE, "is missing, or cannot be read")
         for link in dict.fromkeys(page.links(html or b"")):
             if not self._is_there(link):
                 self._fault(PAGE, f"links to {link}, which does not exist")
-        path = STREAMS / streams.IMAGES
-        data, signature = self._read(path), self._read(path.with_name(f"{path.name}.gpg"))
         try:
-            public = Verifier(certificates(ring or b"", KEY))
+            self._keys(ring or b"")
         except SettingsError as error:
             self._fault(error)
-            return
+
+    def _keys(self, ring: bytes) -> None:
+        """The keys that readers are given; raises SettingsError where there is none."""
+        path = STREAMS / streams.IMAGES
+        data, signature = self._read(path), self._read(path.with_name(f"{path.name}.gpg"))
+        found = certificates(ring, KEY)
+        public = Verifier(found)
         good = data is not None and signature is not None and not self._verifier.detached(data, signature)
-        if good and public.detached(data or b"", signature or b""):
+        if not is_whole(ring):
+            self._fault(KEY, "is damaged, or not as it was published: gpg may not read it")
+        elif good and public.detached(data or b"", signature or b""):
             self._fault(KEY, f"is not of the key that signed {path}")
+        elif self._ring and is_whole(self._ring):
+            ours = {one.fingerprint for one in certificates(self._ring, KEY)}
+            for one in found:
+                if one.fingerprint not in ours:
+                    self._fault(KEY, f"holds a key that is not this site's: {one.fingerprint}")
 
     def _page(self) -> None:
         """The page has no signature: it is made again of the indexes, with the title that it has."""

@@ -18,7 +18,8 @@ from test_streams import CONTAINER, LXC, VM, image
 
 from tasks import lxcindex, page, streams
 from tasks.image import INCUS, ROOT_TAR, UNIFIED, UNIFIED_LXD, UNIFIED_VM, Image
-from tasks.settings import Page, Rule
+from tasks.settings import Page, Rule, Signing
+from tasks.sign import certificates, keyring
 from tasks.tree import TEMPLATE
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
@@ -570,6 +571,74 @@ def test_verify_names_a_page_that_was_altered(site: Site, was: str, then: str) -
     assert was in text
     path.write_text(text.replace(was, then, 1))
     assert faults(site)[-1] == "index.html: is not what the indexes say, or another version made it"
+
+
+WRONG = "is damaged, or not as it was published: gpg may not read it"
+
+
+def test_a_flipped_byte_of_the_key_is_named(three: Site) -> None:
+    ring = three.latest.resolve() / "key.asc"
+    whole = ring.read_bytes()
+    for at in (0, 60, len(whole) // 2, len(whole) - 100, len(whole) - 40, len(whole) - 3):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        ring.write_bytes(damaged)
+        (line,) = faults(three)
+        assert line == f"key.asc: {WRONG}" or "key.asc holds no key" in line, (at, line)
+    for damaged in (whole[:-1], whole + b"\n", whole + whole):
+        ring.write_bytes(damaged)
+        assert faults(three) == [f"key.asc: {WRONG}"]
+
+
+def test_the_keys_are_those_that_signed_here_whoever_writes_to_the_tree(three: Site, other: Key) -> None:
+    ring, public = three.latest / "key.asc", three.root / "site/public/key.asc"
+    whole = ring.read_bytes()
+    foreign = next(iter(certificates(other.public.read_bytes(), "other")))
+    both = keyring(Signing(key=str(three.key.secret)), bytes(foreign))
+    for wrong in (b"", b"no key", whole[:-1], both):
+        public.unlink()
+        public.write_bytes(wrong)
+        assert "page" in three.publish().executed
+        assert ring.read_bytes() == public.read_bytes() == whole
+    ring.resolve().write_bytes(both)  # which the working tree has too: they share it
+    assert faults(three) == [f"key.asc: holds a key that is not this site's: {foreign.fingerprint}"]
+    assert faults_of_others(three, both) == []
+    build(three.ci, A)
+    three.publish()
+    assert ring.read_bytes() == public.read_bytes() == whole
+    assert three.doit("verify").code == 0
+
+
+def faults_of_others(site: Site, ring: bytes) -> list[str]:
+    """What a reader is told who may not look into the state directory."""
+    state = site.root / "state"
+    state.rename(site.root / "aside")
+    try:
+        assert site.latest.joinpath("key.asc").read_bytes() == ring
+        return [line for line in site.doit("verify").out.splitlines() if line.startswith("key.asc")]
+    finally:
+        (site.root / "aside").rename(state)
+
+
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_the_keys_outlive_the_state(three: Site, other: Key, lost: str) -> None:
+    three.key = other
+    three.configure()
+    build(three.ci, A)
+    three.publish()
+    both, ring = (three.latest / "key.asc").read_bytes(), three.root / "state/key.asc"
+    assert len(certificates(both, "key.asc")) == 2
+    assert ring.stat().st_mode & 0o777 == 0o600
+    if lost == "gone":
+        ring.unlink()
+    else:
+        ring.write_bytes(both[:-200] + both[-199:])
+    three.publish()
+    assert ring.read_bytes() == (three.latest / "key.asc").read_bytes() == both
+    ring.write_bytes(b"")  # the operator wants the older one no more
+    three.publish()
+    (one,) = certificates((three.latest / "key.asc").read_bytes(), "key.asc")
+    assert one.fingerprint == certificates(other.public.read_bytes(), "other")[0].fingerprint
 
 
 @pytest.fixture(scope="module")
