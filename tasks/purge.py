@@ -54,8 +54,10 @@ def _replace(
         if (new / "public" / path).exists():
             files.remove(new / "public" / path, layout.staging)
             files.remove_empty((new / "public" / path).parent, new / "public")
-    if tree.strip(new / "public", gone, signer()) and (new / "public" / PAGE).exists():
-        tree.put_page(new / "public", settings)
+    if tree.strip(new / "public", gone, signer()):
+        tree.add_key(new / "public", settings.signing)
+        if (new / "public" / PAGE).exists():
+            tree.put_page(new / "public", settings)
     with files.disk("show"):
         new.chmod(0o755)
     files.exchange(new, old)

@@ -168,6 +168,12 @@ def has_key(layout: Layout) -> bool:
     return files.read(layout.public / KEY) == files.read(layout.keyring)
 
 
+def add_key(public: Path, signing: Signing) -> None:
+    """Put the key that signs into the ring of a snapshot, whose other signatures may be of older ones."""
+    before = files.read(public / KEY) or b""
+    files.write_changed(public / KEY, keyring(signing, before if is_whole(before) else b""))
+
+
 def strip(public: Path, gone: Collection[str], by: Signer) -> bool:
     """Take images out of every index of a tree; says whether one named them."""
     changed = False

@@ -683,3 +683,24 @@ def test_the_public_key_verifies_all_also_after_a_change_of_keys(
     assert (three.latest / "key.asc").read_bytes() == after
     assert b"PRIVATE" not in after
     assert three.doit("verify", f"--key={three.latest}/key.asc").code == 0
+
+
+def test_what_is_left_of_an_old_snapshot_verifies_by_its_own_keys(
+    three: Site, other: Key, tmp_path: Path
+) -> None:
+    """An image that is withdrawn at once leaves old snapshots signed by a key that they did not know."""
+    import clients
+
+    build(three.ci, A)
+    three.publish()
+    first = three.latest.resolve()
+    old = min(three.products()[A.replace("/", ":")]["versions"])
+    three.key = other
+    three.configure()
+    build(three.ci, A)
+    three.publish()
+    assert three.doit("withdraw", "--now", f"{A}/{old}").code == 0
+    assert first != three.latest.resolve()
+    home = clients.gpg_home(first / "key.asc", tmp_path)
+    for one in signatures(first):
+        clients.gpg_verify(home, one, one.with_suffix(""))
