@@ -9,18 +9,16 @@ import time
 from typing import TYPE_CHECKING
 
 from doit.exceptions import TaskFailed
-from msgspec.structs import replace
 
-from tasks.catalogue import bases
 from tasks.errors import PublishError
 from tasks.exposure import Exposure
 from tasks.plan import Wish
 from tasks.runtime import Run
-from tasks.state import Ledger, load
 from tasks.words import counted
 
 if TYPE_CHECKING:
-    from tasks.fetch import Fetcher, Staged
+    from tasks.fetch import Fetcher
+    from tasks.hashed import Staged
     from tasks.make import Made
 
 SHARE = 10  # an exposure that takes a second is followed by none for ten: most of the time goes into images
@@ -73,26 +71,10 @@ class Batches:
         return self._downloads
 
     def _finish(self, wish: Wish, staged: "Staged") -> "Staged":
-        """Look into what arrived, and make its deltas from the images that are to stay listed beside it."""
-        from tasks.check import check  # noqa: PLC0415 - as above
-        from tasks.delta import deltas  # noqa: PLC0415 - as above
+        from tasks.make import finish  # noqa: PLC0415 - as above
 
-        layout, settings = self._run.layout, self._run.settings
-        check(staged.directory, staged.files, wish.product, staged.serial, self._run.now)
-        ledger = load(layout.ledger(wish.product), Ledger) or Ledger(wish.product)
-        chosen = bases(
-            self._run.decisions.listed(ledger.images),
-            staged.serial,
-            settings.site.keep,
-            settings.deltas.bases,
-        )
-        made, notes = deltas(
-            staged.directory,
-            staged.files,
-            [(one, layout.image(one)) for one in chosen],
-            settings.deltas,
-        )
-        return replace(staged, files={**staged.files, **made}, notes=tuple(notes))
+        run = self._run
+        return finish(wish.product, staged, run.layout, run.settings, run.now)
 
     def _is_coming(self, wish: Wish) -> bool:
         """Whether this run will come to a wish, and finds neither its image nor its rejection."""

@@ -6,34 +6,27 @@ through the wishes in order; what looks into a build, or computes, does so on th
 """
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
-
-import msgspec
 
 from jenkins.api import job_path, quoted
 from jenkins.client import Client
 from jenkins.errors import JenkinsError, NotFound
-from tasks import files
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.hashed import LIMIT, Hashed
+from tasks.hashed import Staged, Staging
 from tasks.image import (
     DEFINITION,
     INCUS,
     LOG,
     LXD,
-    META,
-    METADATA,
-    ROOTS,
     SERIAL,
     STORED,
     UNIFIED,
     UNIFIED_LXD,
     UNIFIED_VM,
-    File,
     kinds,
     parse_serial,
 )
@@ -42,21 +35,7 @@ from tasks.settings import Artifacts, Jenkins
 from tasks.threads import ahead
 
 SERIAL_LIMIT = 64  # bytes of the artifact that names the image
-METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
-LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
-TWINS = {LXD: INCUS, UNIFIED_LXD: UNIFIED}  # one of the same bytes is dropped, and Incus' listed for both
 PLAIN = Artifacts()  # without any pattern
-
-
-class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """A build whose artifacts lie complete in a directory of their own."""
-
-    directory: Path
-    serial: str
-    files: Mapping[str, File]
-    fingerprints: Mapping[str, Mapping[str, str]]
-    md5: Mapping[str, str]
-    notes: tuple[str, ...] = ()  # of what was made of it here
 
 
 class Fetcher:
@@ -122,25 +101,16 @@ def fetch(client: Client, wish: Wish, directory: Path, *, log: bool, unified: Ar
     try:
         text = _serial(client, f"{build}/artifact/{_url(paths[SERIAL])}", recorded)
         serial = "" if recorded.doubted else _parsed(text)
-        with files.disk("stage in"):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-        load = _Load(client, directory, recorded)
+        load = _Load(client, Staging(directory), recorded)
         for name in (name for name in STORED if name in paths):
             load.artifact(name, f"{build}/artifact/{_url(paths[name])}")
         if log:
-            load.fetch(LOG, f"{build}/consoleText")
+            load.staging.add(LOG, partial(client.download, f"{build}/consoleText"))
     except NotFound as error:
         raise UpstreamError(f"{wish.build} lost a file while it was fetched: {error}") from error
     except JenkinsError as error:
         raise UpstreamError(str(error)) from error
-    return Staged(
-        directory=directory,
-        serial=serial or _parsed(text),
-        files=load.files,
-        fingerprints={name: marks for name, marks in load.fingerprints.items() if marks},
-        md5=load.md5,
-    )
+    return load.staging.staged(serial or _parsed(text))
 
 
 def sort_artifacts(paths: Iterable[str], unified: Artifacts = PLAIN) -> dict[str, str]:
@@ -218,14 +188,10 @@ class _Recorded:
 
 
 class _Load:
-    """The files of one build as they come in, metadata first: its bytes begin every fingerprint."""
+    """The files of one build as they come in."""
 
-    def __init__(self, client: Client, directory: Path, recorded: _Recorded) -> None:
-        self._client, self._directory, self._recorded = client, directory, recorded
-        self._seeds: dict[str, bytes] = {}
-        self.files: dict[str, File] = {}
-        self.md5: dict[str, str] = {}
-        self.fingerprints: dict[str, dict[str, str]] = {}
+    def __init__(self, client: Client, staging: Staging, recorded: _Recorded) -> None:
+        self._client, self.staging, self._recorded = client, staging, recorded
 
     def artifact(self, name: str, url: str) -> None:
         """Fetch one artifact and hold it against Jenkins' md5; raises UpstreamError when it differs.
@@ -233,29 +199,12 @@ class _Load:
         Of two equal files for the two daemons the second is dropped.
         """
         for _ in range(2):
-            self.fetch(name, url)
-            if self._recorded.has(name, self.md5[name]):
+            self.staging.add(name, partial(self._client.download, url))
+            if self._recorded.has(name, self.staging.md5[name]):
                 break
         else:
-            raise UpstreamError(_foreign(name, self.md5[name]))
-        if (twin := TWINS.get(name)) and self.files.get(twin) == self.files[name]:
-            (self._directory / name).unlink()
-            del self.files[name], self.md5[name]
-        elif name in METADATA:  # its bytes begin the fingerprints of roots
-            self._seeds[name] = (self._directory / name).read_bytes()
-
-    def fetch(self, name: str, url: str) -> None:
-        """Stream one file to disk through all its hashes."""
-        with Hashed(
-            self._directory / name, self._seeds if name in ROOTS else {}, LIMITS.get(name, LIMIT)
-        ) as sink:
-            self._client.download(url, sink)
-        self.files[name], self.md5[name] = (
-            File(sink.size, sink.sha256.hexdigest()),
-            sink.md5.hexdigest(),
-        )
-        for metadata, mark in sink.combined.items():
-            self.fingerprints.setdefault(metadata, {})[name] = mark.hexdigest()
+            raise UpstreamError(_foreign(name, self.staging.md5[name]))
+        self.staging.settle(name)
 
 
 def _serial(client: Client, url: str, recorded: _Recorded) -> bytes:

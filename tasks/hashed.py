@@ -2,14 +2,77 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from tasks import files
 from tasks.errors import ImageRejected
+from tasks.image import INCUS, LXD, META, METADATA, ROOTS, UNIFIED, UNIFIED_LXD, File
 
 LIMIT = 64 << 30  # bytes of a file; a desktop's disk has 5 GiB
+METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
+LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
+TWINS = {LXD: INCUS, UNIFIED_LXD: UNIFIED}  # one of the same bytes is dropped, and Incus' listed for both
+
+
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """An image whose files lie complete in a directory of their own."""
+
+    directory: Path
+    serial: str
+    files: Mapping[str, File]
+    fingerprints: Mapping[str, Mapping[str, str]]
+    md5: Mapping[str, str]
+    notes: tuple[str, ...] = ()  # of what was made of it here
+
+
+class Staging:
+    """The files of one image as they come into an empty directory, in the order of image.STORED.
+
+    So metadata comes first: its bytes begin every fingerprint.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files: dict[str, File] = {}
+        self.md5: dict[str, str] = {}
+        self._seeds: dict[str, bytes] = {}
+        self._fingerprints: dict[str, dict[str, str]] = {}
+        with files.disk("stage in"):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+
+    def add(self, name: str, fill: Callable[["Hashed"], object]) -> None:
+        """Take one file, whose bytes ``fill`` gives; raises ImageRejected when they are too many."""
+        seeds = self._seeds if name in ROOTS else {}
+        with Hashed(self.directory / name, seeds, LIMITS.get(name, LIMIT)) as sink:
+            fill(sink)
+        self.files[name] = File(sink.size, sink.sha256.hexdigest())
+        self.md5[name] = sink.md5.hexdigest()
+        for metadata, mark in sink.combined.items():
+            self._fingerprints.setdefault(metadata, {})[name] = mark.hexdigest()
+
+    def settle(self, name: str) -> None:
+        """The file stays: drop the second of two equal ones for the two daemons, keep what begins hashes."""
+        if (twin := TWINS.get(name)) and self.files.get(twin) == self.files[name]:
+            files.unlink(self.directory / name)
+            del self.files[name], self.md5[name]
+        elif name in METADATA:
+            self._seeds[name] = files.read(self.directory / name) or b""
+
+    def staged(self, serial: str) -> Staged:
+        """The whole of it."""
+        return Staged(
+            directory=self.directory,
+            serial=serial,
+            files=self.files,
+            fingerprints={name: marks for name, marks in self._fingerprints.items() if marks},
+            md5=self.md5,
+        )
 
 
 class Hashed:

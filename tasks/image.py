@@ -107,6 +107,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: int  # start of the build, ms since the epoch
     md5: Mapping[str, str]
 
+    @property
+    def text(self) -> str:
+        """The build, for people."""
+        where = f"{self.job}/{self.configuration}" if self.configuration else self.job
+        return f"{where} #{self.number}"
+
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """One product at one serial, as ``source.json`` and the ledger keep it.

@@ -6,23 +6,29 @@ its last good image. A fault of ours (signing, disk) is an error and is raised.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from tasks import files
 from tasks.audit import claims
+from tasks.catalogue import bases
+from tasks.check import check
+from tasks.delta import deltas
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.fetch import Staged
-from tasks.image import LOG, SOURCE, SUMS, File, Image, Source, parse_delta, sums
+from tasks.hashed import Staged
+from tasks.image import LOG, SOURCE, SUMS, File, Image, Product, Source, parse_delta, sums
 from tasks.layout import STREAMS, Layout
 from tasks.ledgers import adopt
 from tasks.plan import Wish
 from tasks.schema import listed_items
+from tasks.settings import Settings
 from tasks.sign import Signer, sign_directory
-from tasks.state import Failure, Ledger, decisions, encode, save
+from tasks.state import Failure, Ledger, decisions, encode, load, save
 from tasks.words import counted
 
 
@@ -46,7 +52,15 @@ def make(
         files.unlink(layout.failure(wish.product))
         return Made(f"{image.serial} is there already")
     try:
-        made = _place(wish, take(wish), ledger, layout, signer)
+        staged = take(wish)
+        source = Source(
+            job=wish.job,
+            configuration=wish.configuration,
+            number=wish.number,
+            timestamp=wish.timestamp,
+            md5=dict(sorted(staged.md5.items())),
+        )
+        made = place(_image(wish.product, staged, source), staged, ledger, layout, signer)
     except (ImageRejected, UpstreamError) as fault:
         rejected = isinstance(fault, ImageRejected)
         failure = Failure(
@@ -63,21 +77,35 @@ def make(
     return made
 
 
-def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
-    """Sign a checked image and rename it into the tree; the ledger follows, never leads."""
-    image = Image(
-        product=wish.product,
+def finish(product: Product, staged: Staged, layout: Layout, settings: Settings, now: datetime) -> Staged:
+    """Look into what arrived, and make its deltas from the images that are to stay listed beside it.
+
+    Raises ImageRejected for what the files hold.
+    """
+    check(staged.directory, staged.files, product, staged.serial, now)
+    ledger = load(layout.ledger(product), Ledger) or Ledger(product)
+    keep, count = settings.site.keep, settings.deltas.bases
+    chosen = bases(decisions(layout).listed(ledger.images), staged.serial, keep, count)
+    old = [(one, layout.image(one)) for one in chosen]
+    made, notes = deltas(staged.directory, staged.files, old, settings.deltas)
+    return replace(staged, files={**staged.files, **made}, notes=tuple(notes))
+
+
+def _image(product: Product, staged: Staged, source: Source) -> Image:
+    return Image(
+        product=product,
         serial=staged.serial,
         files=dict(sorted(staged.files.items())),
         fingerprints=staged.fingerprints,
-        source=Source(
-            job=wish.job,
-            configuration=wish.configuration,
-            number=wish.number,
-            timestamp=wish.timestamp,
-            md5=dict(sorted(staged.md5.items())),
-        ),
+        source=source,
     )
+
+
+def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
+    """Sign a checked image and rename it into the tree; the ledger follows, never leads.
+
+    Raises ImageRejected where the ledger, the operator or what is exposed already forbids it.
+    """
     word = decisions(layout)
     if image.path in word.withdrawn():
         again = f"doit unhold {image.product.name}/{image.serial}, then doit image:{image.product.name}"
@@ -106,11 +134,11 @@ def _place(wish: Wish, staged: Staged, ledger: Ledger, layout: Layout, signer: C
     if layout.image(image).exists():  # and is not whole, else the ledger had it
         files.remove(layout.image(image), layout.staging)
     files.move(staged.directory, layout.image(image))
-    save(layout.ledger(wish.product), ledger.with_image(image))
+    save(layout.ledger(image.product), ledger.with_image(image))
     what = ", ".join(sorted(image.kinds))
     files_ = f"{counted(len(image.files), 'file')}, {_human(image.size)}"
     said = "; ".join([what, files_, *staged.notes])
-    return Made(f"{image.serial} ({said}) from {wish.build}", image)
+    return Made(f"{image.serial} ({said}) from {image.source.text}", image)
 
 
 def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:

@@ -16,8 +16,8 @@ from jenkins.faults import FLIPPED, HALF, LOGIN_PAGE, Cut, Edit, Status
 from jenkins.jobs import Build, Files
 from jenkins.standin import Standin
 from tasks.errors import ImageRejected, TreeError, UpstreamError
-from tasks.fetch import Fetcher, Staged, fetch, sort_artifacts
-from tasks.hashed import Hashed
+from tasks.fetch import Fetcher, fetch, sort_artifacts
+from tasks.hashed import Hashed, Staged
 from tasks.image import File, Product
 from tasks.plan import Wish
 from tasks.settings import Artifacts, Jenkins

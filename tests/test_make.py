@@ -16,7 +16,8 @@ from jenkins.samples import artifacts
 from jenkins.standin import Standin
 from tasks.check import check
 from tasks.errors import PublishError
-from tasks.fetch import Fetcher, Staged
+from tasks.fetch import Fetcher
+from tasks.hashed import Staged
 from tasks.image import Product, Source
 from tasks.layout import Layout
 from tasks.make import Made, adopt, make
