@@ -17,6 +17,7 @@ from tasks.batches import Batches
 from tasks.commands import *  # noqa: F403 - what the operator asks, each a task of its own
 from tasks.exposure import Exposure
 from tasks.hands import *  # noqa: F403 - and what he decides
+from tasks.imports import *  # noqa: F403 - images that no Jenkins built
 from tasks.options import ADOPT, OPTIONS
 from tasks.reporter import asked, doit_config, same, step
 

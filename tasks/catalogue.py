@@ -1,6 +1,7 @@
 """Which of the images that lie in the tree are listed (pure)."""
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +17,19 @@ class Catalogue(msgspec.Struct, frozen=True):
     pinned: str = ""  # the snapshot whose indexes are to be shown again
 
 
-def kept(images: Iterable[Image], keep: int) -> Iterator[Image]:
+class Usable(Protocol):
+    """What has a serial and can be used as something."""
+
+    @property
+    def serial(self) -> str: ...  # noqa: D102 - its name is the whole truth
+    @property
+    def kinds(self) -> frozenset[Kind]: ...  # noqa: D102 - as above
+
+
+Kept = TypeVar("Kept", bound=Usable)
+
+
+def kept(images: Iterable[Kept], keep: int) -> Iterator[Kept]:
     """The newest ``keep`` images of one product, and whatever is the newest of its kind.
 
     A product whose VM builds fail for a month must not lose its last VM to three container builds.

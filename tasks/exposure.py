@@ -7,14 +7,14 @@ while others still download, an image that is withdrawn at once, a return to an 
 from collections.abc import Iterator
 from pathlib import Path
 
-from doit.exceptions import TaskFailed
+from doit.exceptions import TaskError, TaskFailed
 
 from tasks import indexes, mirror, preview, prune, purge, snapshot, tree
-from tasks.errors import TreeError
+from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
-from tasks.state import NONE, Quarantine, load
+from tasks.state import NONE, Quarantine, latest_name, load
 
 
 class Exposure:
@@ -151,3 +151,26 @@ class Exposure:
                 yield f"mirror:{one.name}", self.push(one)
             except TreeError as error:  # not ours, or not mounted: the others go on
                 yield f"mirror:{one.name}", TaskFailed(str(error))
+
+
+def make_room(run: Run) -> None:
+    """Take the lock, and remove what has lapsed: a full disk must not keep a decision from being shown."""
+    run.lock()
+    if not (show := Exposure(run)).is_pruned():
+        run.say("prune", show.prune())
+
+
+def at_once(run: Run, done: str, undone: str) -> str | TaskFailed | TaskError:
+    """Every step now, with a line for each; ``done`` and ``undone`` begin the last one."""
+    trouble = False
+    try:
+        make_room(run)
+        for name, line in Exposure(run).all():
+            trouble |= isinstance(line, TaskFailed)
+            run.say(name, line.message if isinstance(line, TaskFailed) else line)
+    except PublishError as error:
+        shown = latest_name(run.layout) or "nothing"
+        return TaskError(f"{error}\n  {undone}: latest shows {shown}; doit publish goes on with it")
+    shown = latest_name(run.layout)
+    failed = f"not everywhere (latest shows {shown}); the next publish tries again"
+    return TaskFailed(failed) if trouble else f"{done}; latest shows {shown}"

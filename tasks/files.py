@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +167,13 @@ def clear(directory: Path) -> None:
                 shutil.rmtree(entry.path)
             else:
                 Path(entry.path).unlink()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory of nobody's, for as long as it is needed."""
+    with disk("use a temporary directory"), tempfile.TemporaryDirectory(prefix="imagepress-") as made:
+        yield Path(made)
 
 
 def link_tree(source: Path, target: Path) -> None:

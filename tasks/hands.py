@@ -8,11 +8,10 @@ from doit.exceptions import TaskError, TaskFailed
 
 from tasks import decide, runtime
 from tasks.decisions import BuildName
-from tasks.errors import PublishError, SettingsError, TreeError
-from tasks.exposure import Exposure
+from tasks.errors import SettingsError, TreeError
+from tasks.exposure import at_once, make_room
 from tasks.image import Product
 from tasks.reporter import honest
-from tasks.state import latest_name
 
 __all__ = ["task_block", "task_hold", "task_retire", "task_rollback", "task_unhold", "task_withdraw"]
 
@@ -120,7 +119,7 @@ def task_withdraw() -> dict[str, object]:
         try:
             decided = decide.withdraw(run.layout, wanted, _by(why), now=True)
         except TreeError:  # no room? what has lapsed is not worth a secret that stays
-            _make_room(run)
+            make_room(run)
             decided = decide.withdraw(run.layout, wanted, _by(why), now=True)
         return _exposed(run, decided, "nothing is left of it")
 
@@ -148,28 +147,8 @@ def task_rollback() -> dict[str, object]:
     return _decision(act, "snapshots", release)
 
 
-def _make_room(run: runtime.Run) -> None:
-    """Take the lock, and remove what has lapsed: a full disk must not keep a decision from being shown."""
-    run.lock()
-    if not (show := Exposure(run)).is_pruned():
-        run.say("prune", show.prune())
-
-
 def _exposed(run: runtime.Run, decided: str, done: str) -> str | TaskFailed | TaskError:
     """Show a decision to the world at once; it is written down already, should this be killed."""
     for line in decided.splitlines():
         run.say("decided", line)
-    trouble = False
-    try:
-        _make_room(run)
-        for name, line in Exposure(run).all():
-            trouble |= isinstance(line, TaskFailed)
-            run.say(name, line.message if isinstance(line, TaskFailed) else line)
-    except PublishError as error:
-        shown = latest_name(run.layout) or "nothing"
-        return TaskError(
-            f"{error}\n  decided, and not done: latest shows {shown}; doit publish goes on with it"
-        )
-    shown = latest_name(run.layout)
-    failed = f"not everywhere (latest shows {shown}); the next publish tries again"
-    return TaskFailed(failed) if trouble else f"{done}; latest shows {shown}"
+    return at_once(run, done, "decided, and not done")

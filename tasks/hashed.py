@@ -1,11 +1,12 @@
 """The door for bytes that come in a stream: to a file, through all its hashes, in one pass."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import msgspec
 
@@ -13,6 +14,8 @@ from tasks import files
 from tasks.errors import ImageRejected
 from tasks.image import INCUS, LXD, META, METADATA, ROOTS, UNIFIED, UNIFIED_LXD, File
 
+CHUNK = 1 << 20  # bytes that are read at once
+_FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file; btrfs, XFS, ZFS 2.2, bcachefs
 LIMIT = 64 << 30  # bytes of a file; a desktop's disk has 5 GiB
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
 LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
@@ -96,12 +99,37 @@ class Hashed:
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
         if self.size + len(chunk) > self._limit:
-            raise ImageRejected(f"{self._path.name} is larger than {self._limit >> 20} MiB")
+            raise _too_large(self._path, self._limit)
         with files.disk(f"write {self._path}"):
             self._file.write(chunk)
+        self._see(chunk)
+
+    def _see(self, chunk: bytes) -> None:
         self.size += len(chunk)
         for digest in (self.sha256, self.md5, *self.combined.values()):
             digest.update(chunk)
+
+    def copy(self, source: IO[bytes]) -> None:
+        """Take all of an open file: where the file system can, its blocks are shared and not copied.
+
+        Its owner may go on to write into it: what is hashed is what arrived here.
+        """
+        try:
+            if os.fstat(source.fileno()).st_size > self._limit:
+                raise _too_large(self._path, self._limit)
+            fcntl.ioctl(self._file.fileno(), _FICLONE, source.fileno())
+        except OSError:  # another file system, or one that cannot
+            while chunk := source.read(CHUNK):
+                self.write(chunk)
+            return
+        with files.disk("read"), self._path.open("rb") as ours:
+            while chunk := ours.read(CHUNK):
+                self._see(chunk)
+
+    def hash_only(self, source: IO[bytes]) -> None:
+        """Take the hashes of an open file, and none of its bytes."""
+        while chunk := source.read(CHUNK):
+            self._see(chunk)
 
     def reset(self) -> None:
         """Start the file again."""
@@ -116,3 +144,7 @@ class Hashed:
     def __exit__(self, *_: object) -> None:
         with files.disk(f"write {self._path}"):  # the last bytes
             self._file.close()
+
+
+def _too_large(path: Path, limit: int) -> ImageRejected:
+    return ImageRejected(f"{path.name} is larger than {limit >> 20} MiB")

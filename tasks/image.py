@@ -27,6 +27,7 @@ LOG = "build.log"
 SERIAL = "serial"  # an artifact that names the image; never stored
 SUMS = "SHA256SUMS"  # the mark of a complete image: written last
 SOURCE = "source.json"
+IMPORT = "import:"  # in place of a job's name, before what was imported
 
 METADATA = (INCUS, LXD)
 ROOTS = (SQUASHFS, ROOT_TAR, DISK)
@@ -108,13 +109,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     md5: Mapping[str, str]
 
     @property
+    def imported(self) -> bool:
+        """Whether no Jenkins built it: Jenkins has no job with a colon in its name."""
+        return self.job.startswith(IMPORT)
+
+    @property
     def text(self) -> str:
-        """The build, for people."""
+        """The build, or what it was imported from, for people."""
         where = f"{self.job}/{self.configuration}" if self.configuration else self.job
-        return f"{where} #{self.number}"
+        return where if self.imported else f"{where} #{self.number}"
 
 
-class Image(msgspec.Struct, frozen=True, kw_only=True):
+class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One product at one serial, as ``source.json`` and the ledger keep it.
 
     ``fingerprints`` maps a metadata file to its combined hashes: root file -> sha256(metadata+root),
@@ -126,6 +132,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, File]
     fingerprints: Mapping[str, Mapping[str, str]]
     source: Source
+    requirements: Mapping[str, str] = {}  # that came with an import; the operator's rules go over them
+    lxd_requirements: Mapping[str, str] = {}
 
     @property
     def path(self) -> str:
@@ -173,14 +181,13 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 def kinds(names: Collection[str]) -> frozenset[Kind]:
     """What these files can be used as.
 
-    A build is publishable when this is not empty: exactly the pairs that the publisher of
-    images.linuxcontainers.org accepts, and unified images. A rootfs.tar.xz without meta.tar.xz is no
-    reason to publish.
+    A rootfs.tar.xz beside meta.tar.xz is LXC's in the first place, and the daemons' only without it.
     """
     metadata = not set(METADATA).isdisjoint(names)
+    root = SQUASHFS in names or (ROOT_TAR in names and META not in names)
     unified = UNIFIED in names or UNIFIED_LXD in names
     found = {
-        Kind.CONTAINER: (metadata and SQUASHFS in names) or unified,
+        Kind.CONTAINER: (metadata and root) or unified,
         Kind.VM: (metadata and DISK in names) or UNIFIED_VM in names,
         Kind.LXC: ROOT_TAR in names and META in names,
     }
@@ -256,7 +263,22 @@ _ARCHITECTURES = {
 }
 _CANONICAL = {alias: name for name, aliases in _ARCHITECTURES.items() for alias in (name, *aliases.split())}
 
+_DEBIAN = {
+    "i686": "i386",
+    "x86_64": "amd64",
+    "armv6l": "armel",
+    "armv7l": "armhf",
+    "aarch64": "arm64",
+    "ppc64le": "ppc64el",
+    "loongarch64": "loong64",
+}
+
 
 def canonical_arch(name: str) -> str | None:
     """The kernel's name of an architecture, or None: clients skip products of unknown ones."""
     return _CANONICAL.get(name)
+
+
+def debian_arch(name: str) -> str:
+    """An architecture as directories and LXC have it, where Debian has a name of its own for it."""
+    return _DEBIAN.get(canonical_arch(name) or "", name)

@@ -38,6 +38,11 @@ class Made(NamedTuple):
     line: str
     image: Image | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it did not come to what was wished for, by its own or the way's fault."""
+        return self.line.startswith(("rejected:", "failed:"))
+
 
 def make(
     wish: Wish,
@@ -60,7 +65,7 @@ def make(
             timestamp=wish.timestamp,
             md5=dict(sorted(staged.md5.items())),
         )
-        made = place(_image(wish.product, staged, source), staged, ledger, layout, signer)
+        made = place(image_of(wish.product, staged, source), staged, ledger, layout, signer)
     except (ImageRejected, UpstreamError) as fault:
         rejected = isinstance(fault, ImageRejected)
         failure = Failure(
@@ -91,7 +96,8 @@ def finish(product: Product, staged: Staged, layout: Layout, settings: Settings,
     return replace(staged, files={**staged.files, **made}, notes=tuple(notes))
 
 
-def _image(product: Product, staged: Staged, source: Source) -> Image:
+def image_of(product: Product, staged: Staged, source: Source) -> Image:
+    """The record of what is staged."""
     return Image(
         product=product,
         serial=staged.serial,
@@ -101,10 +107,10 @@ def _image(product: Product, staged: Staged, source: Source) -> Image:
     )
 
 
-def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
-    """Sign a checked image and rename it into the tree; the ledger follows, never leads.
+def verdict(image: Image, ledger: Ledger, layout: Layout) -> Made | None:
+    """Why an image has not to be placed, None when it has; raises ImageRejected when it must not be.
 
-    Raises ImageRejected where the ledger, the operator or what is exposed already forbids it.
+    Of an import nothing is noted, and its serial may be older than the newest: a tree has a history.
     """
     word = decisions(layout)
     if image.path in word.withdrawn():
@@ -117,15 +123,21 @@ def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: 
             raise ImageRejected(
                 f"serial {image.serial} has the content of {twin.serial}, which was taken back"
             )
-        return _noted(
-            twin,
-            image.source,
-            ledger,
-            layout,
-            f"{image.serial} has the content of {twin.serial}: nothing new",
-        )
-    _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])
+        said = f"{image.serial} has the content of {twin.serial}: nothing new"
+        return _noted(twin, image.source, ledger, layout, said)
+    if not image.source.imported:
+        _refuse_older(image, [old for old in ledger.images if not word.refuses(old)])
     _refuse_other_bytes(image, layout)
+    return None
+
+
+def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: Callable[[], Signer]) -> Made:
+    """Sign a checked image and rename it into the tree; the ledger follows, never leads.
+
+    Raises ImageRejected where the ledger, the operator or what is exposed already forbids it.
+    """
+    if known := verdict(image, ledger, layout):
+        return known
     source = encode(image)
     files.place(staged.directory / SOURCE, source)
     listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
@@ -135,25 +147,31 @@ def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: 
         files.remove(layout.image(image), layout.staging)
     files.move(staged.directory, layout.image(image))
     save(layout.ledger(image.product), ledger.with_image(image))
-    what = ", ".join(sorted(image.kinds))
-    files_ = f"{counted(len(image.files), 'file')}, {_human(image.size)}"
-    said = "; ".join([what, files_, *staged.notes])
+    said = "; ".join([described(image), *staged.notes])
     return Made(f"{image.serial} ({said}) from {image.source.text}", image)
+
+
+def described(image: Image) -> str:
+    """What it can be used as, and how much it is."""
+    what = ", ".join(sorted(image.kinds))
+    return f"{what}; {counted(len(image.files), 'file')}, {_human(image.size)}"
 
 
 def _again(image: Image, same: Image, ledger: Ledger, layout: Layout) -> Made:
     """The serial is there: note the newer build of equal bytes, refuse one of others."""
     if image.content != same.content:  # the first build's log and deltas stay
         raise ImageRejected(
-            f"serial {image.serial} is published with other bytes, from build #{same.source.number};"
+            f"serial {image.serial} is published with other bytes, from {_build(same)};"
             " an image never changes"
         )
-    said = f"{image.serial} is there already, with the same bytes, from build #{same.source.number}"
+    said = f"{image.serial} is there already, with the same bytes, from {_build(same)}"
     return _noted(same, image.source, ledger, layout, said)
 
 
 def _noted(same: Image, source: Source, ledger: Ledger, layout: Layout, said: str) -> Made:
     """Note that a newer build brought nothing new, so that it is not fetched again."""
+    if source.imported:
+        return Made(said)
     save(layout.ledger(same.product), ledger.with_image(msgspec.structs.replace(same, source=source)))
     return Made(said)
 
@@ -207,8 +225,12 @@ def _refuse_older(image: Image, published: Sequence[Image]) -> None:
     if newest and image.serial < newest.serial:
         raise ImageRejected(
             f"its serial {image.serial} is older than the published {newest.serial}"
-            f" of build #{newest.source.number}; was the clock of the agent wrong?"
+            f" of {_build(newest)}; was the clock of the agent wrong?"
         )
+
+
+def _build(image: Image) -> str:
+    return image.source.text if image.source.imported else f"build #{image.source.number}"
 
 
 def _human(size: float) -> str:

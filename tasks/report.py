@@ -166,7 +166,9 @@ def _status(name: str, images: list[Image], why: tuple[str, str], now: datetime)
         serial=newest.serial,
         age_hours=int((now - serial_time(newest.serial)).total_seconds() // 3600),
         kinds=tuple(sorted(newest.kinds)),
-        build=f"{newest.source.job} #{newest.source.number}",
+        build=newest.source.text
+        if newest.source.imported
+        else f"{newest.source.job} #{newest.source.number}",
         images=len(images),
         held=held,
         failed=failed,

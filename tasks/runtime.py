@@ -157,6 +157,14 @@ class Run:
             self._lock = handle
         return self._lock
 
+    def begin(self) -> None:
+        """Take the lock, and clear away what a killed run left."""
+        self.lock()
+        if (said := files.read(self.layout.decisions)) is not None:
+            files.write_changed(self.layout.decisions_copy, said, PRIVATE)
+        files.sweep(self.layout.snapshots, self.layout.staging)
+        files.clear(self.layout.staging)
+
     def say(self, step: str, line: str) -> None:
         """Print a line that must not wait for the end of a task."""
         with suppress(OSError):  # nobody reads any more: no reason to stop publishing
@@ -187,6 +195,8 @@ class Run:
         from tasks.sign import signer  # noqa: PLC0415 - not needed when nothing is new
 
         if self._signer is None:
+            if self.is_demo:
+                demo.make_key(self.clone / ".demo/keys")
             self._signer = signer(self.settings.signing)
         return self._signer
 
@@ -225,11 +235,7 @@ class Run:
                 self.trouble = f"{build} still runs after {options.wait} s; the next publish takes it"
         counters = self.layout.state / "polls.json"
         seen = (load(counters, Polls) or Polls()).begun
-        self.lock()
-        if (said := files.read(self.layout.decisions)) is not None:
-            files.write_changed(self.layout.decisions_copy, said, PRIVATE)
-        files.sweep(self.layout.snapshots, self.layout.staging)
-        files.clear(self.layout.staging)
+        self.begin()
         known = load(counters, Polls) or Polls()
         if known.done > seen:
             return "another run polled after this one began"

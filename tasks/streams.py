@@ -250,15 +250,18 @@ def _product(
     found = {
         serial: items(one, clients) | delta_items(one, listed, clients) for serial, one in listed.items()
     }
+    newest = listed[max(listed)]
+    own: dict[str, Json] = {**newest.requirements, **rules.requirements}
+    lxd: dict[str, Json] = {**newest.requirements, **newest.lxd_requirements, **rules.lxd_requirements}
     eol: dict[str, Json] = {"support_eol": rules.support_eol} if rules.support_eol else {}
     return eol | {
         "aliases": ",".join(rules.aliases),
         "arch": product.arch,
-        "lxd_requirements": dict(rules.lxd_requirements),
+        "lxd_requirements": lxd,
         "os": rules.os,
         "release": product.release,
         "release_title": rules.release_title,
-        "requirements": dict(rules.requirements),
+        "requirements": own,
         "variant": product.variant,
         "versions": {serial: {"items": of} for serial, of in found.items() if of},
     }

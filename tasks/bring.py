@@ -1,0 +1,139 @@
+"""The road of an image that no Jenkins built: found, staged, checked, signed, placed (acts).
+
+The same gates as those of a build (``make``). Older serials than the newest are taken, for a tree has
+a history; what would not be listed is not.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from tasks import files, make, take
+from tasks.catalogue import Usable, kept
+from tasks.check import check
+from tasks.decisions import BuildName
+from tasks.errors import ImageRejected, UpstreamError
+from tasks.foreign import Foreign
+from tasks.hashed import Staged
+from tasks.image import IMPORT, Image, Product, Source, serial_time
+from tasks.layout import Layout
+from tasks.ledgers import adopt
+from tasks.make import Made
+from tasks.origin import Found
+from tasks.settings import Settings
+from tasks.sign import Signer
+from tasks.state import Ledger, decisions, load
+from tasks.words import counted
+
+
+class Into(NamedTuple):
+    """Where images go, and how."""
+
+    layout: Layout
+    settings: Settings
+    signer: Callable[[], Signer]
+    now: datetime
+    dry: bool = False  # only say what would be done
+
+
+def build_name(name: str, serial: str) -> BuildName:
+    """What stands in the place of a build: what was imported, as the operator wrote it, and the minute.
+
+    One number for all would make the withdrawal of one image that of all its product's. Raises ValueError.
+    """
+    return BuildName.parse(f"{IMPORT}{name} #{int(serial_time(serial).timestamp()) // 60}")
+
+
+def bring(found: Iterable[Found], source: Foreign, name: str, into: Into) -> Iterator[tuple[Found, Made]]:
+    """Take what may be listed, product by product, oldest first: deltas begin from the one before."""
+    ordered = sorted(found, key=lambda one: (one.name, one.serial))
+    yield from ((one, Made(f"rejected: {one.fault}")) for one in ordered if one.fault)
+    good = [one for one in ordered if not one.fault]
+    for product, group in groupby(good, key=lambda one: one.product):
+        if product:  # identify has seen to that
+            road = _Road(product, source, name, into)
+            yield from road.images(list(group))
+
+
+class _Road:
+    """The images of one product."""
+
+    def __init__(self, product: Product, source: Foreign, name: str, into: Into) -> None:
+        self._product, self._source, self._name, self._into = product, source, name, into
+
+    def images(self, waiting: list[Found]) -> Iterator[tuple[Found, Made]]:
+        """Those that are there already, then those that would be listed beside them.
+
+        Where one is rejected, the next older may be listed after all.
+        """
+        ledger, keep = self._ledger(), self._into.settings.site.keep
+        listed: list[Usable] = list(decisions(self._into.layout).listed(ledger.images))
+        present = {image.serial for image in ledger.images}
+        there = [one for one in waiting if one.serial in present]
+        chosen = there or self._listable(listed, waiting, keep)
+        while chosen:
+            for one in chosen:
+                waiting.remove(one)
+                made = self._made(one)
+                if not made.failed and one.serial not in present:
+                    listed.append(one)
+                yield one, made
+            chosen = self._listable(listed, waiting, keep)
+        yield from (
+            (one, Made(f"left: {counted(keep, 'newer image')} are listed (site.keep)")) for one in waiting
+        )
+
+    @staticmethod
+    def _listable(listed: list[Usable], waiting: list[Found], keep: int) -> list[Found]:
+        both = list(kept([*listed, *waiting], keep))
+        return [one for one in waiting if any(one is other for other in both)]
+
+    def _made(self, found: Found) -> Made:
+        layout, word = self._into.layout, decisions(self._into.layout)
+        build = build_name(self._name, found.serial)
+        if why := word.stop(self._product, build.job, build.configuration, build.number):
+            return Made(f"held: {why}")
+        if f"{self._product.path}/{found.serial}" in word.withdrawn():
+            return Made(f"held: withdrawn; doit unhold {found.name} lets it come again")
+        ledger = self._ledger()
+        known = any(image.serial == found.serial for image in ledger.images)
+        try:
+            if known or self._into.dry:
+                return self._looked_at(found, build, ledger, known=known)
+            staged = take.stage(self._source, found, layout.staging / self._product.key, copied=True)
+            staged = make.finish(self._product, staged, layout, self._into.settings, self._into.now)
+            return make.place(self._image(found, staged, build), staged, ledger, layout, self._into.signer)
+        except ImageRejected as fault:
+            return Made(f"rejected: {fault}")
+        except UpstreamError as fault:
+            return Made(f"failed: {fault}")
+
+    def _looked_at(self, found: Found, build: BuildName, ledger: Ledger, *, known: bool) -> Made:
+        """What would become of it; nothing is copied."""
+        with files.scratch() as scratch:
+            staged = take.stage(self._source, found, scratch / "image", copied=False)
+            if not known:
+                check(staged.directory, staged.files, self._product, staged.serial, self._into.now)
+        image = self._image(found, staged, build)
+        would = Made(f"would be taken: {make.described(image)}", image)
+        return make.verdict(image, ledger, self._into.layout) or would
+
+    def _image(self, found: Found, staged: Staged, build: BuildName) -> Image:
+        source = Source(
+            job=build.job,
+            configuration=build.configuration,
+            number=build.number,
+            timestamp=int(self._into.now.timestamp() * 1000),  # a newcomer, whatever its serial
+            md5={},
+        )
+        image = make.image_of(self._product, staged, source)
+        return replace(image, requirements=found.requirements, lxd_requirements=found.lxd_requirements)
+
+    def _ledger(self) -> Ledger:
+        """The product's ledger; a dry run does not put it in line with the tree."""
+        if self._into.dry:
+            return load(self._into.layout.ledger(self._product), Ledger) or Ledger(self._product)
+        return adopt(self._product, self._into.layout)

@@ -1,0 +1,205 @@
+"""Find images that something else made, and bring their files into staging (acts: reads what others own).
+
+Found is one image (a directory of distrobuilder's files, or a unified tarball), a tree
+``[images/]os/release/arch/variant/serial``, as lxd-simplestreams, lxd-image-server,
+simplestream-maintainer and images.linuxcontainers.org keep one, or what a ``streams/v1`` names, as
+incus-simplestreams keeps it. Nothing is believed of names, records or files.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from tasks import archive, files, metadata, origin
+from tasks.errors import ImageRejected, UpstreamError
+from tasks.foreign import Foreign, Sort, shown
+from tasks.hashed import Hashed, Staged, Staging
+from tasks.image import COMBINED, DEFINITION, INCUS, LXD, STORED, SUMS, UNIFIED, Product
+from tasks.layout import STREAMS
+from tasks.origin import Found
+
+IMAGES = "images"
+DEPTH = 4  # directories above the serial: os, release, arch, variant
+RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
+INDEX_LIMIT = 512 << 20  # bytes of an images.json
+LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
+Levels: TypeAlias = Mapping[str, tuple[tuple[str, bytes], ...]]  # name of a record -> path, content
+UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
+
+
+def find(source: Foreign) -> list[Found]:
+    """Every image below a directory, also those that cannot be taken; raises UpstreamError."""
+    here = source.sorts("")
+    if origin.NAMES.keys() & here.keys() - {DEFINITION}:
+        return [_image(source, "", Found(where=source.shown("")), {})]
+    if (tarball := origin.unified(here)) and here[tarball] is Sort.FILE:
+        return [single(tarball)]
+    top = IMAGES if here.get(IMAGES) is Sort.DIRECTORY else ""
+    found = list(_tree(source, top, (), {}))
+    if not any(one.paths for one in found):
+        return list(_streams(source, here)) or (found if top else [])
+    if any(one.has_sums for one in found):
+        found = [one if one.has_sums or one.fault else replace(one, fault=UNFINISHED) for one in found]
+    return found
+
+
+def single(tarball: str) -> Found:
+    """One unified image; of which kind, ``identify`` sees."""
+    return Found(where=shown(tarball), paths={UNIFIED: tarball})
+
+
+def identify(source: Foreign, found: Found, product: Product | None, serial: str) -> Found:
+    """Say which product and serial an image is: as was given, else as its metadata has it."""
+    if found.fault or (found.product and found.serial):
+        return found
+    members: set[str] = set()
+    path = next((found.paths[name] for name in (INCUS, LXD, *COMBINED) if name in found.paths), "")
+    try:
+        told = _metadata(source, path, members) if path else {}
+        if not product:
+            product = Product(*metadata.product_fields(told))
+        text = serial or metadata.serial_text(told)
+        serial = origin.serial_of(text)
+    except ValueError as error:
+        what = "--as=os/release/arch/variant and --serial=YYYYMMDD_HH:MM say what it is"
+        why = str(error) if path else "it has no metadata.yaml"
+        return replace(found, fault=f"{why}; {what}")
+    paths = found.paths
+    if UNIFIED in paths and "rootfs.img" in members:
+        paths = {origin.combined_name(members): paths[UNIFIED]}
+    return replace(
+        found, product=product, serial=serial, paths=paths, notes=found.notes + origin.became(text, serial)
+    )
+
+
+def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, object]:
+    """What a tarball's metadata.yaml says; raises ValueError."""
+    try:
+        text = archive.contents(
+            source.chunks(path),
+            LIMITS,
+            ["metadata.yaml"],
+            see=lambda name, _: members.add(name.split("/")[0]),
+        )
+        return metadata.parse(text.get("metadata.yaml", b"0"))
+    except (ValueError, UpstreamError) as error:  # BadArchiveError and TooMuchError are the former
+        raise ValueError(f"{shown(path)}: metadata.yaml cannot be read: {error}") from error
+
+
+def stage(source: Foreign, found: Found, directory: Path, *, copied: bool) -> Staged:
+    """Bring the files into a directory, or only links to them, hashed in one pass.
+
+    Raises ImageRejected for what they are, and UpstreamError for the way to them.
+    """
+    staging = Staging(directory)
+    for name in (name for name in STORED if name in found.paths):
+        path = found.paths[name]
+        with source.file(path) as file:
+            staging.add(name, partial(Hashed.copy if copied else Hashed.hash_only, source=file))
+        if found.known.get(path, staging.files[name].sha256) != staging.files[name].sha256:
+            raise ImageRejected(f"{shown(path)} has another sha256 than the record beside it says")
+        if not copied:
+            files.unlink(directory / name)
+            with files.disk("link"):
+                (directory / name).symlink_to(source.top.absolute() / path)
+        staging.settle(name)
+    return staging.staged(found.serial)
+
+
+def _tree(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:
+    """All images below a directory; ``levels`` has the requirements of the directories above."""
+    entries = source.sorts(path)
+    where = partial(_join, path)
+    if 0 < len(names) <= DEPTH:
+        levels = {
+            name: (*levels.get(name, ()), *_record(source, where(name), entries.get(name)))
+            for name in (origin.REQUIREMENTS, origin.LXD_REQUIREMENTS)
+        }
+    for name, sort in entries.items():
+        if name.startswith(".") or sort not in (Sort.DIRECTORY, Sort.LINK):
+            continue  # uploads in progress are hidden, and files belong to nothing
+        if sort is Sort.LINK:
+            yield Found(where=source.shown(where(name)), fault="it is a symbolic link, which is not followed")
+        elif len(names) < DEPTH:
+            yield from _tree(source, where(name), (*names, name), levels)
+        else:
+            yield from _serial(source, where(name), (*names, name), levels)
+
+
+def _serial(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:
+    """The image of one directory, whose name is the serial; none where it is no such directory."""
+    *product, text = names
+    found = Found(where=source.shown(path))
+    try:
+        serial = origin.serial_of(text)
+        found = replace(found, product=Product(*product), serial=serial, notes=origin.became(text, serial))
+        yield _image(source, path, found, levels)
+    except ValueError as error:
+        if not origin.lacking(dict.fromkeys(source.sorts(path), "")) or text[:8].isdigit():
+            yield replace(found, fault=str(error))
+
+
+def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
+    """The image of one directory; what is wrong with it is its fault."""
+    entries = source.sorts(path)
+    found = replace(found, has_sums=entries.get(SUMS) is Sort.FILE)
+    for name in (*origin.NAMES, SUMS, origin.ITEMS):
+        if (sort := entries.get(name, Sort.FILE)) is not Sort.FILE:
+            return replace(found, fault=f"{name} is a {sort.value}, which is not followed")
+    try:
+        paths = origin.to_store(entries)
+        records = [
+            b"".join(data for _, data in _record(source, _join(path, one), entries.get(one)))
+            for one in (SUMS, origin.ITEMS)
+        ]
+        known = origin.known_hashes(entries, *records)
+        found = replace(
+            found,
+            requirements=origin.requirements(levels.get(origin.REQUIREMENTS, ())),
+            lxd_requirements=origin.requirements(levels.get(origin.LXD_REQUIREMENTS, ())),
+        )
+    except ValueError as error:
+        return replace(found, fault=str(error))
+    left = origin.strangers(entries)
+    return replace(
+        found,
+        paths={name: _join(path, one) for name, one in paths.items()},
+        known={_join(path, name): mark for name, mark in known.items()},
+        notes=found.notes + ((f"left out: {', '.join(map(shown, left))}",) if left else ()),
+        fault=origin.lacking(paths),
+    )
+
+
+def _record(source: Foreign, path: str, sort: Sort | None) -> Iterator[tuple[str, bytes]]:
+    """A small file with its path, where there is one; raises ValueError."""
+    if sort is None:
+        return
+    if sort is not Sort.FILE:
+        raise ValueError(f"{source.shown(path)} is a {sort.value}, which is not followed")
+    yield source.shown(path), source.read(path, RECORD_LIMIT)
+
+
+def _streams(source: Foreign, here: Mapping[str, Sort]) -> Iterator[Found]:
+    """What the streams of a tree name, where it has any; raises UpstreamError when they cannot be read."""
+    if here.get(STREAMS.parts[0]) is not Sort.DIRECTORY:
+        return
+    index = _document(source, f"{STREAMS}/index.json").get("index")
+    for entry in (index if isinstance(index, dict) else {}).values():
+        path = entry.get("path") if isinstance(entry, dict) else None
+        if isinstance(path, str) and entry.get("datatype") == "image-downloads":
+            yield from origin.listed(_document(source, path), shown(path))
+
+
+def _document(source: Foreign, path: str) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(source.read(path, INDEX_LIMIT), type=dict[str, object])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise UpstreamError(f"{source.shown(path)}: {error}") from error
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name

@@ -1,0 +1,357 @@
+"""doit import: what it takes, from whose trees, what it refuses, and what is left when it is killed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import incus_simplestreams, run
+from sites import Key, Site, build, files, matrix
+from tools import program
+
+from jenkins.samples import unified_tarball
+from jenkins.standin import Standin
+
+A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
+WHEN = "20250102_03:04"
+
+
+@pytest.fixture
+def site(site: Site) -> Site:
+    """A site without any Jenkins."""
+    site.config.write_text(f'[site]\nroot = "root"\n[signing]\nkey = "{site.key.secret}"\n')
+    return site
+
+
+def put(directory: Path, content: Mapping[str, bytes], **names: str) -> Path:
+    """Write the artifacts of a build, some under other names; without its serial."""
+    directory.mkdir(parents=True)
+    for name, data in content.items():
+        if name != "serial":
+            (directory / names.get(name.replace(".", "_"), name)).write_bytes(data)
+    return directory
+
+
+def tree(base: Path, product: str, when: str, **options: Any) -> Path:
+    """One image of a tree, under the names that lxd-simplestreams has for roots."""
+    content = files(product, serial=options.pop("serial", WHEN), **options)
+    names = {"rootfs_squashfs": "root.squashfs", "rootfs_tar_xz": "root.tar.xz"}
+    return put(base / "images" / product / when, content, **names)
+
+
+def unified(product: str, *, vm: bool = False) -> bytes:
+    """A unified image of a container or VM."""
+    names = dict(zip(("os", "release", "arch", "variant"), product.split("/"), strict=True))
+    return unified_tarball(**names, serial=WHEN, vm=vm)
+
+
+def took(site: Site, source: Path | str, *options: str, code: int = 0) -> str:
+    result = site.doit("import", f"--from={source}", *options)
+    assert result.code == code, f"exit {result.code}\n{result.out}\n{result.err}"
+    assert "Traceback" not in result.out + result.err
+    return result.out + result.err
+
+
+def listed(site: Site) -> dict[str, set[str]]:
+    return {key: set(one["versions"]) for key, one in site.products().items()}
+
+
+def lxc(site: Site) -> list[str]:
+    return (site.latest / "meta/1.0/index-system").read_text().splitlines()
+
+
+def refuses(site: Site, source: Path | str, *options: str, code: int = 1) -> str:
+    """Import what is refused whole; nothing is left of it."""
+    said = took(site, source, *options, code=code)
+    assert not list((site.root / "site/public").glob("images/*"))
+    assert not list((site.root / "site/staging").glob("*"))
+    return said
+
+
+def test_the_output_of_distrobuilder_is_published_as_its_metadata_says(site: Site) -> None:
+    source = put(site.base / "build", files(A, serial=WHEN, kinds=("container", "vm", "lxc")))
+    said = took(site, source)
+    assert f"{A}/{WHEN}: {WHEN} (LXC, VM, container; 6 files" in said
+    assert listed(site) == {A.replace("/", ":"): {WHEN}}
+    assert [line.split(";")[4] for line in lxc(site)] == [WHEN]
+    assert f"import:{source}" in site.doit("status").out
+    assert site.doit("verify").code == 0
+    assert site.publish().code == 0
+    assert json.loads((site.latest / f"images/{A}/{WHEN}/source.json").read_bytes())["source"]["md5"] == {}
+
+
+def test_what_an_image_is_may_be_said(site: Site) -> None:
+    source = put(site.base / "build", files(A, serial=WHEN, kinds=("lxc",)))
+    assert "--as=os/release/arch/variant and --serial=" in refuses(site, source)
+    took(site, source, "--as=other/2/amd64/cloud", "--serial=202501020506")
+    assert [";".join(line.split(";")[:5]) for line in lxc(site)] == ["other;2;amd64;cloud;20250102_05:06"]
+
+
+def test_a_tree_of_lxd_simplestreams_keeps_its_requirements(site: Site) -> None:
+    base = site.base / "old"
+    tree(base, A, "20250102_03:04")
+    tree(base, B, "202501020405", kinds=("container",), lxd="only")
+    (base / "images/tiny/.requirements").write_text('{"secureboot": "false", "cgroup": "v1"}')
+    (base / "images/tiny/1/amd64/.requirements").write_text('{"cgroup": "v2"}')
+    (base / "images/tiny/1/amd64/default/.lxd_requirements").write_text('{"nesting": "true"}')
+    (base / "images/tiny/1/.items.json").write_text("{not read here}")
+    more = site.config.read_text() + '[[rules]]\nmatch = "tiny"\nrequirements = { privileged = "false" }\n'
+    site.config.write_text(more)
+    said = took(site, base)
+    assert f"{B}/20250102_04:05: 20250102_04:05" in said
+    assert "its serial was 202501020405" in said
+    products = site.products()
+    a, b = products[A.replace("/", ":")], products[B.replace("/", ":")]
+    assert a["requirements"] == {"secureboot": "false", "cgroup": "v2", "privileged": "false"}
+    assert a["lxd_requirements"] == {**a["requirements"], "nesting": "true"}
+    assert b["requirements"] == {"secureboot": "false", "cgroup": "v1", "privileged": "false"}
+    assert [line.split(";")[2] for line in lxc(site)] == ["amd64"]
+    assert site.doit("rebuild").code == 0
+    assert site.publish().code == 0
+    assert site.products() == products
+
+
+def test_a_tree_of_incus_simplestreams_comes_out_whole(site: Site) -> None:
+    add = program("incus-simplestreams")
+    source = site.base / "streams"
+    source.mkdir()
+    for name, kinds in (("one", ("container", "vm")), ("two", ("container",))):
+        product = A if name == "one" else B
+        made = put(site.base / name, files(product, serial=WHEN, kinds=kinds))
+        for root in sorted({"rootfs.squashfs", "disk.qcow2"} & {path.name for path in made.iterdir()}):
+            run([add, "add", str(made / "incus.tar.xz"), str(made / root)], dict(os.environ), cwd=source)
+    took(site, source)
+    assert {key: len(serials) for key, serials in listed(site).items()} == dict.fromkeys(
+        (A.replace("/", ":"), B.replace("/", ":")), 1
+    )
+    (version,) = site.products()[A.replace("/", ":")]["versions"].values()
+    ftypes = {item["ftype"] for item in version["items"].values()}
+    assert ftypes == {"incus.tar.xz", "lxd.tar.xz", "squashfs", "disk-kvm.img"}
+    both = [json.loads(incus_simplestreams(where, "list")) for where in (source, site.latest)]
+    assert {one["fingerprint"] for one in both[0]} == {one["fingerprint"] for one in both[1]}
+    assert len(both[1]) == 3
+
+
+def test_a_root_tarball_alone_is_a_container_of_the_daemons(site: Site) -> None:
+    content = files(A, serial=WHEN, kinds=(), tar_root=True)
+    took(site, put(site.base / "build", content, rootfs_tar_xz="root.tar.xz"))
+    (version,) = site.products()[A.replace("/", ":")]["versions"].values()
+    assert {item["ftype"] for item in version["items"].values()} == {
+        "incus.tar.xz",
+        "lxd.tar.xz",
+        "root.tar.xz",
+    }
+    assert lxc(site) == []
+
+
+@pytest.mark.parametrize("name", ["image.tar.gz", "incus_combined.tar.gz"])
+def test_a_unified_image_is_what_its_metadata_says(site: Site, name: str) -> None:
+    content = unified(A)
+    (site.base / "made").mkdir()
+    (site.base / "made" / name).write_bytes(content)
+    took(site, site.base / "made")
+    (version,) = site.products()[A.replace("/", ":")]["versions"].values()
+    assert version["items"]["incus_combined.tar.gz"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert "there already" in took(site, site.base / "made" / name)
+
+
+def test_a_unified_vm_is_seen_by_what_it_holds(site: Site) -> None:
+    (site.base / "vm.tar.gz").write_bytes(unified(A, vm=True))
+    took(site, site.base / "vm.tar.gz")
+    (version,) = site.products()[A.replace("/", ":")]["versions"].values()
+    (item,) = version["items"].values()
+    assert item["combined_type"] == "virtual-machine"
+
+
+def test_the_same_import_again_changes_nothing(site: Site) -> None:
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    took(site, base)
+    before = site.tree("site", "latest")
+    said = took(site, base)
+    assert "is there already, with the same bytes, from import:" in said
+    assert "1 image found, 1 left" in said
+    assert site.tree("site", "latest") == before
+
+
+def test_other_bytes_under_a_published_serial_are_refused(site: Site) -> None:
+    took(site, tree(site.base / "old", A, WHEN), f"--as={A}")
+    other = tree(site.base / "new", A, WHEN, payload=b"other")
+    before = site.tree("site", "latest")
+    assert "is published with other bytes, from import:" in took(site, other.parents[5], code=1)
+    assert site.tree("site", "latest") == before
+
+
+def test_history_is_taken_as_far_as_it_would_be_listed(site: Site) -> None:
+    base = site.base / "old"
+    days = [f"2025010{day}_03:04" for day in range(1, 7)]
+    for number, day in enumerate(days):
+        tree(base, A, day, payload=bytes([number]) * 9000)
+    (base / f"images/{A}/{days[-2]}/root.squashfs").write_bytes(b"not one")
+    said = took(site, base, code=1)
+    assert f"{days[-2]}: rejected: rootfs.squashfs is not what its name says" in said
+    assert f"{days[1]}: left: 3 newer images are listed (site.keep)" in said
+    assert listed(site)[A.replace("/", ":")] == {days[2], days[3], days[5]}
+    assert not (site.root / f"site/public/images/{A}/{days[1]}").exists()
+
+
+def test_an_older_serial_than_the_newest_is_taken(site: Site) -> None:
+    tree(site.base / "new", A, "20250302_03:04", payload=b"a" * 99)
+    tree(site.base / "old", A, WHEN, payload=b"b" * 99)
+    took(site, site.base / "new")
+    took(site, site.base / "old")
+    assert listed(site)[A.replace("/", ":")] == {WHEN, "20250302_03:04"}
+
+
+def test_deltas_begin_from_the_image_before(site: Site) -> None:
+    program("xdelta3")
+    base, random = site.base / "old", os.urandom(300_000)
+    tree(base, A, "20250101_03:04", payload=random)
+    tree(base, A, "20250102_03:04", payload=random + b"more")
+    took(site, base)
+    assert (site.latest / f"images/{A}/20250102_03:04/delta-20250101_03:04.vcdiff").exists()
+
+
+def test_a_dry_run_says_all_of_it_and_changes_nothing(site: Site) -> None:
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    tree(base, B, WHEN, kinds=("container",))
+    (base / f"images/{B}/{WHEN}/root.squashfs").write_bytes(b"not one")
+    said = took(site, base, "--dry-run", code=1)
+    assert f"{A}/{WHEN}: would be taken: LXC, container; 5 files" in said
+    assert f"{B}/{WHEN}: rejected: rootfs.squashfs is not what its name says" in said
+    assert "2 images found, 1 taken, 1 refused; nothing was changed" in said
+    assert not list((site.root / "site").rglob("*")) + list(site.root.glob("latest"))
+    (base / f"images/{B}/{WHEN}/root.squashfs").unlink()
+    (base / f"images/{B}/{WHEN}/incus.tar.xz").unlink()
+    (base / f"images/{B}/{WHEN}/image.yaml").unlink()
+    assert "it is no image: needed are" in took(site, base, "--dry-run", code=1)
+    assert "would be taken" in took(site, base / f"images/{A}/{WHEN}", "--dry-run")
+
+
+def test_what_the_records_beside_it_say_is_checked(site: Site) -> None:
+    base = site.base / "old"
+    one, two = tree(base, A, WHEN), tree(base, B, WHEN)
+    for directory in (one, two):
+        sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in directory.iterdir()}
+        sums["lxd.tar.xz"] = sums.pop("incus.tar.xz")  # as images.linuxcontainers.org has them
+        (directory / "SHA256SUMS").write_text("".join(f"{mark}  {name}\n" for name, mark in sums.items()))
+    items = {"root.squashfs": {"sha256": "0" * 64}}
+    third = tree(base, "tiny/2/amd64/default", WHEN)
+    (two / "incus.tar.xz").write_bytes(files(B, serial="20250101_00:00")["incus.tar.xz"])
+    (third / ".items.json").write_text(json.dumps(items))
+    said = took(site, base, code=1)
+    assert f"{B}/{WHEN}: rejected: images/{B}/{WHEN}/incus.tar.xz has another sha256" in said
+    assert "it has no SHA256SUMS, as the others have: it was not finished" in said
+    assert listed(site).keys() == {A.replace("/", ":")}
+    (one / "SHA256SUMS").unlink()
+    (two / "SHA256SUMS").unlink()
+    assert f"tiny/2/amd64/default/{WHEN}/root.squashfs has another sha256" in took(site, base, code=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"secureboot": false}', "'secureboot' is not a string"),
+        ('["secureboot"]', "Expected `object`, got `array`"),
+        ("{", "Input data was truncated"),
+        ('{"a\\u001b[2J": "x"}', "is not a string"),
+    ],
+)
+def test_requirements_that_would_break_the_list_are_named(site: Site, text: str, why: str) -> None:
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    (base / "images/tiny/.requirements").write_text(text)
+    said = refuses(site, base)
+    assert "images/tiny/.requirements: " in said
+    assert why in said
+    assert "\x1b" not in said
+
+
+def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
+    secret = site.base / "secret"
+    secret.write_text("SECRET")
+    base = site.base / "old"
+    for product, name in ((A, "root.squashfs"), (B, "SHA256SUMS")):
+        path = tree(base, product, WHEN) / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+    fifo = tree(base, "tiny/2/amd64/default", WHEN) / "root.tar.xz"
+    fifo.unlink()
+    os.mkfifo(fifo)
+    good = tree(base, "tiny/3/amd64/default", WHEN)
+    (good / "notes\x1b[2J.txt").write_text("x")
+    tree(site.base / "elsewhere", A, WHEN)
+    (base / "images/tiny/4").symlink_to(site.base / "elsewhere/images/tiny/1")
+    (base / "images/tiny/-rf/amd64/default" / WHEN).mkdir(parents=True)
+    (base / "images/tiny/3/amd64/default/20259999").mkdir()
+    (base / "images/tiny/3/amd64/default/.20250103_0304").mkdir()
+    said = took(site, base, code=1)
+    assert "root.squashfs is a symbolic link, which is not followed" in said
+    assert "SHA256SUMS is a symbolic link, which is not followed" in said
+    assert "root.tar.xz is a special file, which is not followed" in said
+    assert "images/tiny/4: rejected: it is a symbolic link, which is not followed" in said
+    assert "'-rf' cannot be part of a product's name" in said
+    assert "serial '20259999_00:00' is no date and time" in said
+    assert "left out: 'notes\\x1b[2J.txt'" in said
+    assert "SECRET" not in said
+    assert "\x1b" not in said
+    assert listed(site).keys() == {"tiny:3:amd64:default"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "why"),
+    [
+        ((), 3, "doit import: say from where, --from=SRC"),
+        (("--from=missing",), 3, "--from=missing: there is no such file or directory"),
+        (("--from=BASE/empty",), 3, "there is no image, no tree os/release/arch/variant/serial"),
+        (("--from=BASE/a#b",), 3, "a name with #"),
+        (("--from=BASE/two", f"--as={A}"), 3, "--as and --serial name one image, and "),
+        (("--from=BASE/two", "--as=tiny"), 3, "'tiny' is not os/release/arch/variant"),
+        (("--from=BASE/two", "--serial=today"), 3, "'today' is no serial"),
+        (("BASE/two",), 3, "doit import: say from where, --from=SRC"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_line(
+    site: Site, options: tuple[str, ...], code: int, why: str
+) -> None:
+    for name in ("empty", "a#b"):
+        (site.base / name).mkdir()
+    for product in (A, B):
+        tree(site.base / "two", product, WHEN)
+    result = site.doit("import", *(one.replace("BASE", str(site.base)) for one in options))
+    assert result.code == code, result.out + result.err
+    assert why in result.err + result.out
+    assert "Traceback" not in result.err + result.out
+    assert not (site.root / "site").exists()
+
+
+def test_decisions_hold_for_imports_too(site: Site) -> None:
+    base = site.base / "old"
+    for day in ("20250101_03:04", "20250102_03:04"):
+        tree(base, A, day, payload=day.encode())
+    took(site, base)
+    assert site.doit("withdraw", f"{A}/20250102_03:04").code == 0
+    assert site.publish().code == 0
+    assert listed(site)[A.replace("/", ":")] == {"20250101_03:04"}
+    assert "20250102_03:04: held: withdrawn by" in took(site, base)
+    assert site.doit("retire", A).code == 0
+    tree(base, A, "20250103_03:04")
+    assert "20250103_03:04: held: retired by" in took(site, base)
+
+
+def test_a_build_of_an_imported_serial_is_no_news(tmp_path: Path, server: Standin, key: Key) -> None:
+    site = Site(tmp_path, server, key)
+    matrix(site.ci, A)
+    content = files(A, serial=WHEN)
+    build(site.ci, A, content={A: content})
+    took(site, put(tmp_path / "build", content))
+    said = site.publish().out
+    assert f"{WHEN} is there already, with the same bytes, from import:" in said
+    took(site, tmp_path / "build")  # and does not make Jenkins' build forgotten
+    server.requests.clear()
+    site.publish()
+    assert not [one for one in server.requests if "/artifact/" in str(one)]
