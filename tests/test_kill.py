@@ -239,6 +239,46 @@ def test_the_hands_may_be_killed_too(
     assert hit["decided"] >= 9, hit
 
 
+def test_an_import_may_be_killed_too(decided: Site, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Whatever was done of it, the same command does the rest, and nobody sees anything in between."""
+    for product, when in ((A, "20250101_03:04"), (C, "20250101_03:04"), (C, "20250102_03:04")):
+        directory = tmp_path / "old/images" / product / when
+        directory.mkdir(parents=True)
+        for name, data in files(product, serial=when, payload=os.urandom(99)).items():
+            (directory / name).write_bytes(data)
+    command = ["import", f"--from={tmp_path / 'old'}"]
+    model = copied(decided, tmp_path / "model")
+    assert model.doit(*command).code == 0
+    after = bytes_of_images(model)
+    hit: Counter[str] = Counter()
+    moments = list(chosen(decided, tmp_path, command, 3))
+    for expected, operation, number in moments:
+        here, log = tmp_path / f"{operation}-{number}", tmp_path / f"{operation}-{number}.log"
+        site = copied(decided, here)
+        with Reader(site.key.public, site.latest, site.mirror) as reader:
+            killed = run(site, log, operation, number, command)
+            again = site.doit(*command)
+        where = f"killed in {expected}: {log.read_text().splitlines()[-1]}\n{again.out}{again.err}"
+        assert killed.returncode == -9, f"{where}\n{killed.stdout}{killed.stderr}"
+        assert again.code == 0, where
+        assert not reader.faults, f"{where}\n{reader.faults[:5]}"
+        assert bytes_of_images(site) == after, where
+        assert content(site.latest) == content(site.root / "site/public"), where
+        assert content(site.mirror) == content(site.latest), where
+        assert not list(site.root.rglob(".tmp-*")), where
+        assert not list((site.root / "site/staging").iterdir()), where
+        hit[expected] += 1
+        shutil.rmtree(here)
+    told(request, f"import: kills by phase: {dict(sorted(hit.items()))}")
+    assert hit["image"] >= LEAST, hit
+
+
+def bytes_of_images(site: Site) -> dict[str, str]:
+    """Every file but the records of an import, which say when it was."""
+    found = content(site.root / "site/public")
+    return {path: mark for path, mark in found.items() if not path.endswith(("source.json", "SHA256SUMS"))}
+
+
 def test_an_orphaned_rsync_keeps_the_next_run_waiting(site: Site) -> None:
     """The lock belongs to the kernel, and rsync inherited it: nobody else writes while it does."""
     site.more = '[[mirror]]\nname = "near"\nurl = "mirror"\n'
