@@ -170,9 +170,10 @@ def clear(directory: Path) -> None:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(inside: Path | None = None) -> Iterator[Path]:
     """A directory of nobody's, for as long as it is needed."""
-    with disk("use a temporary directory"), tempfile.TemporaryDirectory(prefix="imagepress-") as made:
+    made_in = tempfile.TemporaryDirectory(prefix="imagepress-", dir=inside)
+    with disk("use a temporary directory"), made_in as made:
         yield Path(made)
 
 

@@ -19,7 +19,7 @@ from tasks.words import counted
 __all__ = ["task_import"]
 
 Ended: TypeAlias = str | TaskFailed | TaskError
-WHAT = "a directory, a tree or a unified image"
+WHAT = "a directory, a tree, a unified image, incus:ALIAS or lxd:ALIAS"
 
 PARAMETERS = [
     {"name": "given", "long": "from", "default": "", "help": WHAT},
@@ -48,9 +48,9 @@ def _told(product: str, serial: str) -> tuple[Product | None, str]:
         raise SettingsError([f"doit import: {error}"]) from None
 
 
-def _found(given: str, product: Product | None, serial: str) -> tuple[Foreign, list[Found]]:
-    """Every image that is meant, with its product and serial or why not; raises SettingsError."""
-    from tasks.take import find, identify, single  # noqa: PLC0415 - only this command needs it
+def _look(given: str) -> tuple[Foreign, list[Found]]:
+    """Every image that lies there; raises SettingsError where none does."""
+    from tasks.take import find, single  # noqa: PLC0415 - only this command needs it
 
     path = Path(given)
     if files.status(path) is None:
@@ -60,26 +60,54 @@ def _found(given: str, product: Product | None, serial: str) -> tuple[Foreign, l
     if not found:
         what = "no image, no tree os/release/arch/variant/serial and no streams/v1"
         raise SettingsError([f"--from={shown(given)}: there is {what} in it"])
-    if (product or serial) and len(found) > 1:
-        raise SettingsError([f"--as and --serial name one image, and {shown(given)} holds {len(found)}"])
-    if product or serial:
-        one = found[0]
-        found = [replace(one, product=product or one.product, serial=serial or one.serial)]
-    return source, [identify(source, one, one.product, one.serial) for one in found]
+    return source, found
 
 
 def _import(given: str, product: Product | None, serial: str, *, dry: bool) -> Ended:
-    from tasks.bring import Into, bring, build_name  # noqa: PLC0415 - only this command needs it
+    from tasks.bring import build_name  # noqa: PLC0415 - only this command needs it
+    from tasks.take import CLIENTS, export  # noqa: PLC0415 - as above
 
     run = runtime.current()
     try:
         build_name(given, "20260101_00:00")
     except ValueError:
         raise SettingsError([f"--from={shown(given)}: a name with # or unprintable characters"]) from None
-    source, found = _found(given, product, serial)
+    daemon, _, image = given.partition(":")
+    if daemon not in CLIENTS:
+        source, found = _look(given)
+        if (product or serial) and len(found) > 1:
+            raise SettingsError([f"--as and --serial name one image, and {shown(given)} holds {len(found)}"])
+        _begin(run, dry=dry)
+        return _bring(run, given, source, _as_told(source, found, product, serial), dry=dry)
+    if not image:
+        raise SettingsError([f"--from={given}: name an image, {daemon}:ALIAS"])
+    _begin(run, dry=dry)
+    with files.scratch(None if dry else run.layout.staging) as directory:
+        one = export(daemon, image, directory, () if dry else [run.lock()])
+        source = Foreign(directory)
+        return _bring(run, given, source, _as_told(source, [one], product, serial), dry=dry)
+
+
+def _begin(run: runtime.Run, *, dry: bool) -> None:
     if not dry:
         run.signer()  # a key that does not sign is said before anything is copied
         run.begin()
+
+
+def _as_told(source: Foreign, found: list[Found], product: Product | None, serial: str) -> list[Found]:
+    """What each image is: one as the command line says, others as their places or metadata do."""
+    from tasks.take import identify  # noqa: PLC0415 - as above
+
+    if product or serial:
+        one = found[0]
+        found = [replace(one, product=product or one.product, serial=serial or one.serial)]
+    return [identify(source, one, one.product, one.serial) for one in found]
+
+
+def _bring(run: runtime.Run, given: str, source: Foreign, found: list[Found], *, dry: bool) -> Ended:
+    """Take them, a line each, and show them."""
+    from tasks.bring import Into, bring  # noqa: PLC0415 - as above
+
     counts: Counter[str] = Counter()
     into = Into(run.layout, run.settings, run.signer, run.now, dry)
     for one, made in bring(found, source, given, into):

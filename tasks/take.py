@@ -3,10 +3,10 @@
 Found is one image (a directory of distrobuilder's files, or a unified tarball), a tree
 ``[images/]os/release/arch/variant/serial``, as lxd-simplestreams, lxd-image-server,
 simplestream-maintainer and images.linuxcontainers.org keep one, or what a ``streams/v1`` names, as
-incus-simplestreams keeps it. Nothing is believed of names, records or files.
+incus-simplestreams keeps it, or an image of a local daemon. Nothing is believed of names, records or files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -14,14 +14,30 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from tasks import archive, files, metadata, origin
-from tasks.errors import ImageRejected, UpstreamError
+from tasks import archive, files, metadata, origin, programs
+from tasks.errors import ImageRejected, ProgramFailed, UpstreamError
 from tasks.foreign import Foreign, Sort, shown
 from tasks.hashed import Hashed, Staged, Staging
-from tasks.image import COMBINED, DEFINITION, INCUS, LXD, STORED, SUMS, UNIFIED, Product
+from tasks.image import (
+    COMBINED,
+    DEFINITION,
+    DISK,
+    INCUS,
+    LXD,
+    ROOT_TAR,
+    SQUASHFS,
+    STORED,
+    SUMS,
+    UNIFIED,
+    Product,
+)
 from tasks.layout import STREAMS
 from tasks.origin import Found
 
+CLIENTS = {"incus": "incus", "lxd": "lxc"}  # daemon -> the program that speaks to it
+EXPORT = 3600.0  # seconds for one image
+HEAD = 4  # bytes that tell a root's format; a tarball is what is no other
+MAGIC = {SQUASHFS: b"hsqs", DISK: b"QFI\xfb"}
 IMAGES = "images"
 DEPTH = 4  # directories above the serial: os, release, arch, variant
 RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
@@ -50,6 +66,28 @@ def find(source: Foreign) -> list[Found]:
 def single(tarball: str) -> Found:
     """One unified image; of which kind, ``identify`` sees."""
     return Found(where=shown(tarball), paths={UNIFIED: tarball})
+
+
+def export(daemon: str, image: str, directory: Path, keep: Collection[int]) -> Found:
+    """Let a local daemon write one of its images, by alias or fingerprint, into an empty directory.
+
+    A split image becomes two files, a unified one has a suffix (lxc/incus:cmd/incus/image.go). Raises
+    UpstreamError in the client's words.
+    """
+    argv = [CLIENTS[daemon], "image", "export", f"local:{image}", str(directory / "image")]
+    try:
+        programs.run(argv, timeout=EXPORT, keep=[*keep])
+    except ProgramFailed as error:
+        raise UpstreamError(f"{daemon}:{shown(image)} cannot be exported: {error}") from error
+    source = Foreign(directory)
+    names = sorted(source.sorts(""))
+    where = f"{daemon}:{shown(image)}"
+    if names != ["image", "image.root"]:
+        return replace(single(names[0]), where=where)
+    with source.file("image.root") as file:
+        head = file.read(HEAD)
+    root = next((name for name, magic in MAGIC.items() if head.startswith(magic)), ROOT_TAR)
+    return Found(where=where, paths={INCUS: "image", root: "image.root"})
 
 
 def identify(source: Foreign, found: Found, product: Product | None, serial: str) -> Found:

@@ -3,17 +3,23 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import daemons
 import pytest
 from clients import incus_simplestreams, run
-from sites import Key, Site, build, files, matrix
+from sites import CHECKOUT, Key, Site, build, files, matrix
 from tools import program
 
 from jenkins.samples import unified_tarball
 from jenkins.standin import Standin
+from tasks.errors import UpstreamError
+from tasks.foreign import Foreign
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 WHEN = "20250102_03:04"
@@ -355,3 +361,74 @@ def test_a_build_of_an_imported_serial_is_no_news(tmp_path: Path, server: Standi
     server.requests.clear()
     site.publish()
     assert not [one for one in server.requests if "/artifact/" in str(one)]
+
+
+@pytest.mark.parametrize("name", ["incus", "lxd"])
+def test_an_image_of_a_local_daemon_is_published(site: Site, name: str) -> None:
+    made = put(site.base / "build", files(A, serial=WHEN, kinds=("container", "vm")))
+    (site.base / "one.tar.xz").write_bytes(unified(A))
+    with daemons.running(name, site.base / "no-ca.crt") as daemon:
+        for alias, root in (("box", "rootfs.squashfs"), ("vm", "disk.qcow2")):
+            daemon("image", "import", str(made / "incus.tar.xz"), str(made / root), f"--alias={alias}")
+        daemon("image", "import", str(site.base / "one.tar.xz"), "--alias=one")
+        for alias in ("box", "vm", "one"):
+            arguments = ("import", f"--from={name}:{alias}", f"--as=tiny/1/amd64/{alias}")
+            dry = site.doit(*arguments, "--dry-run", env=daemon.env)
+            assert dry.code == 0, dry.out + dry.err
+            assert f"tiny/1/amd64/{alias}/{WHEN}: would be taken" in dry.out
+            done = site.doit(*arguments, env=daemon.env)
+            assert done.code == 0, done.out + done.err
+        there = set(daemon.images())
+        none = site.doit("import", f"--from={name}:none", env=daemon.env)
+        assert none.code == 2
+        assert (
+            f"ERROR: {name}:none cannot be exported: {daemons.DAEMONS[name][0]} ended with code 1" in none.out
+        )
+        assert "Traceback" not in none.out + none.err
+    assert {one["fingerprint"] for one in json.loads(incus_simplestreams(site.latest, "list"))} == there
+    assert not list((site.root / "site/staging").iterdir())
+
+
+def test_nothing_but_plain_files_is_opened(tmp_path: Path) -> None:
+    """Whatever stood there when it was listed: its owner may put a link in its place."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_text("SECRET")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real/alias").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    source = Foreign(tmp_path)
+    assert source.read("real/file", 6) == b"SECRET"
+    for path in ("real/alias", "link/file", "pipe", "real"):
+        with pytest.raises(UpstreamError):
+            source.read(path, 99)
+    for path in ("link", "real/file"):
+        with pytest.raises(UpstreamError):
+            source.sorts(path)
+    with pytest.raises(ValueError, match="longer than"):
+        source.read("real/file", 5)
+
+
+def test_an_imported_twin_takes_nothing_from_its_elder(site: Site) -> None:
+    """Incus copies no image whose fingerprint is listed twice; the elder is what was there before."""
+    content = files(A, serial=WHEN, kinds=("container",))
+    took(site, put(site.base / "one", content), "--serial=20250302_03:04")
+    said = took(site, site.base / "one", "--as=aaa/1/amd64/default", "--serial=20250101_00:00")
+    assert "repeats a fingerprint of" in said
+    assert listed(site).keys() == {A.replace("/", ":")}
+
+
+def test_the_demo_takes_images_too(tmp_path: Path) -> None:
+    """Also before its first publication, which makes its key."""
+    clone = tmp_path / "clone"
+    for name in ("tasks", "jenkins"):
+        shutil.copytree(CHECKOUT / name, clone / name)
+    for name in ("dodo.py", "pyproject.toml"):
+        shutil.copy(CHECKOUT / name, clone)
+    put(tmp_path / "build", files(A, serial=WHEN))
+    environment = {key: value for key, value in os.environ.items() if key != "PUBLISH_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-m", "doit", "import", f"--from={tmp_path / 'build'}"],
+        cwd=clone, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (clone / f".demo/mirror/images/{A}/{WHEN}/incus.tar.xz").exists()
