@@ -22,15 +22,13 @@ from tasks.image import (
     INCUS,
     LOG,
     LXD,
-    META,
-    ROOT_TAR,
     SERIAL,
     STORED,
     UNIFIED,
     UNIFIED_LXD,
     UNIFIED_VM,
-    kinds,
     parse_serial,
+    publishable,
 )
 from tasks.plan import Wish
 from tasks.settings import Artifacts, Jenkins
@@ -119,9 +117,7 @@ def sort_artifacts(paths: Iterable[str], unified: Artifacts = PLAIN) -> dict[str
     """The artifacts that matter, by the name to store; raises ImageRejected when they make no image.
 
     Where lxd.tar.xz is there and incus.tar.xz is not, it stands in for it under that name. A unified
-    image has a name of its own in each build: ``unified`` has the patterns. Else these are exactly the
-    pairs that the publisher of images.linuxcontainers.org accepts: a rootfs.tar.xz without meta.tar.xz
-    is no reason to publish.
+    image has a name of its own in each build: ``unified`` has the patterns.
     """
     found: dict[str, str] = {}
     for path in paths:
@@ -137,7 +133,7 @@ def sort_artifacts(paths: Iterable[str], unified: Artifacts = PLAIN) -> dict[str
         found[name] = path
     if SERIAL not in found:
         raise ImageRejected("there is no artifact called serial")
-    if not kinds(found.keys() - ({ROOT_TAR} if META not in found else set())):
+    if not publishable(found):
         have = ", ".join(sorted(found.keys() - {SERIAL})) or "none of them"
         raise ImageRejected(
             "the artifacts make no image: needed are rootfs.squashfs or disk.qcow2 with incus.tar.xz,"

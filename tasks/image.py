@@ -194,6 +194,14 @@ def kinds(names: Collection[str]) -> frozenset[Kind]:
     return frozenset(kind for kind, present in found.items() if present)
 
 
+def publishable(names: Collection[str]) -> bool:
+    """Whether a build of these files is published: the pairs of images.linuxcontainers.org, and unified ones.
+
+    A rootfs.tar.xz without meta.tar.xz is no reason to: a job that lost its other root made it.
+    """
+    return bool(kinds(set(names) - ({ROOT_TAR} if META not in names else set())))
+
+
 def delta_name(base: str, root: str) -> str:
     """The delta that makes this root of the one that the serial ``base`` has."""
     return f"delta-{base}.{DELTAS[root]}"

@@ -83,7 +83,7 @@ def test_the_output_of_distrobuilder_is_published_as_its_metadata_says(site: Sit
     assert f"{A}/{WHEN}: {WHEN} (LXC, VM, container; 6 files" in said
     assert listed(site) == {A.replace("/", ":"): {WHEN}}
     assert [line.split(";")[4] for line in lxc(site)] == [WHEN]
-    assert f"import:{source}" in site.doit("status").out
+    assert f"import:{source}\n" in site.doit("status").out
     assert site.doit("verify").code == 0
     assert site.publish().code == 0
     assert json.loads((site.latest / f"images/{A}/{WHEN}/source.json").read_bytes())["source"]["md5"] == {}
@@ -294,7 +294,7 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
     (base / "images/tiny/4").symlink_to(site.base / "elsewhere/images/tiny/1")
     (base / "images/tiny/-rf/amd64/default" / WHEN).mkdir(parents=True)
     (base / "images/tiny/3/amd64/default/20259999").mkdir()
-    (base / "images/tiny/3/amd64/default/.20250103_0304").mkdir()
+    tree(base, "tiny/3/amd64/default", ".20250103_0304")  # an upload in progress
     said = took(site, base, code=1)
     assert "root.squashfs is a symbolic link, which is not followed" in said
     assert "SHA256SUMS is a symbolic link, which is not followed" in said
@@ -303,6 +303,7 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
     assert "'-rf' cannot be part of a product's name" in said
     assert "serial '20259999_00:00' is no date and time" in said
     assert "left out: 'notes\\x1b[2J.txt'" in said
+    assert "/.20250103" not in said
     assert "SECRET" not in said
     assert "\x1b" not in said
     assert listed(site).keys() == {"tiny:3:amd64:default"}
@@ -344,6 +345,8 @@ def test_decisions_hold_for_imports_too(site: Site) -> None:
     assert site.publish().code == 0
     assert listed(site)[A.replace("/", ":")] == {"20250101_03:04"}
     assert "20250102_03:04: held: withdrawn by" in took(site, base)
+    shutil.copytree(base, site.base / "other")
+    assert f"held: withdrawn; doit unhold {A}/20250102_03:04 lets it" in took(site, site.base / "other")
     assert site.doit("retire", A).code == 0
     tree(base, A, "20250103_03:04")
     assert "20250103_03:04: held: retired by" in took(site, base)
