@@ -16,7 +16,7 @@ from tasks.catalogue import Usable, kept
 from tasks.check import check
 from tasks.decisions import BuildName
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.foreign import Foreign
+from tasks.foreign import Foreign, Sort
 from tasks.hashed import Staged
 from tasks.image import IMPORT, Image, Product, Source, serial_time
 from tasks.layout import Layout
@@ -24,7 +24,7 @@ from tasks.ledgers import adopt
 from tasks.make import Made
 from tasks.origin import Found
 from tasks.settings import Settings
-from tasks.sign import Signer
+from tasks.sign import Signer, Verifier
 from tasks.state import Ledger, decisions, load
 from tasks.words import counted
 
@@ -37,6 +37,9 @@ class Into(NamedTuple):
     signer: Callable[[], Signer]
     now: datetime
     dry: bool = False  # only say what would be done
+    adopted: Callable[[], Verifier] | None = (
+        None  # for files that are taken over: what judges their signatures
+    )
 
 
 def build_name(name: str, serial: str) -> BuildName:
@@ -103,8 +106,11 @@ class _Road:
         try:
             if known or self._into.dry:
                 return self._looked_at(found, build, ledger, known=known)
-            staged = take.stage(self._source, found, layout.staging / self._product.key, copied=True)
+            how = take.How.LINKED if self._into.adopted else take.How.COPIED
+            staged = take.stage(self._source, found, layout.staging / self._product.key, how)
             staged = make.finish(self._product, staged, layout, self._into.settings, self._into.now)
+            if self._into.adopted:
+                _spare_signatures(staged, self._into.adopted())
             return make.place(self._image(found, staged, build), staged, ledger, layout, self._into.signer)
         except ImageRejected as fault:
             return Made(f"rejected: {fault}")
@@ -114,7 +120,7 @@ class _Road:
     def _looked_at(self, found: Found, build: BuildName, ledger: Ledger, *, known: bool) -> Made:
         """What would become of it; nothing is copied."""
         with files.scratch() as scratch:
-            staged = take.stage(self._source, found, scratch / "image", copied=False)
+            staged = take.stage(self._source, found, scratch / "image", take.How.SEEN)
             if not known:
                 check(staged.directory, staged.files, self._product, staged.serial, self._into.now)
         image = self._image(found, staged, build)
@@ -137,3 +143,31 @@ class _Road:
         if self._into.dry:
             return load(self._into.layout.ledger(self._product), Ledger) or Ledger(self._product)
         return adopt(self._product, self._into.layout)
+
+
+def _spare_signatures(staged: Staged, verifier: Verifier) -> None:
+    """Leave in a directory that was taken over what belongs to the image, and good signatures of it."""
+    with files.disk("list"):
+        names = sorted(path.name for path in staged.directory.iterdir())
+    for name in names:
+        of = name.removesuffix(".asc")
+        path = staged.directory / name
+        good = of in staged.files
+        if good and name != of:
+            good = not verifier.detached(staged.directory / of, files.read(path) or b"")
+        if not good:
+            files.unlink(path)
+
+
+def keep_extras(source: Foreign, layout: Layout) -> Iterator[str]:
+    """Take over what else is served beside the images, where nothing of ours has that name; a line each."""
+    for path, sort in take.extras(source):
+        target = layout.public / path
+        if sort is not Sort.FILE:
+            yield f"{source.shown(path)}: left: it is a {sort.value}"
+        elif files.status(target) is None:
+            with files.disk("make"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            with source.file(path) as file:
+                files.link_open(file, target)
+            yield f"{path}: kept"

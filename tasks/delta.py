@@ -50,9 +50,11 @@ def _delta(delta: Path, base: tuple[Path, File], target: tuple[Path, File], max_
     (old, its), (new, wanted) = base, target
     try:
         with _TURNS:
-            made = xdelta.encode(old, new, delta, int(wanted.size * max_ratio))
-            with old.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if (kept := files.status(delta)) is None:
+                made = xdelta.encode(old, new, delta, int(wanted.size * max_ratio))
+            else:  # it came with an image that is taken over
+                made = File(kept.st_size, _digest(delta))
+            found = _digest(old)
             fault = xdelta.fault(delta, old, wanted) if found == its.sha256 else ""
     except ProgramFailed as why:
         return str(why)
@@ -63,3 +65,8 @@ def _delta(delta: Path, base: tuple[Path, File], target: tuple[Path, File], max_
     if found != its.sha256:  # it would fit this base only, and no client has that
         return f"{old} is damaged"
     return f"it {fault}" if fault else made
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,9 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tasks.errors import TreeError
 
+PLAIN = 0o644
 TEMPORARY = ".tmp-"  # no published name starts so
 
 
@@ -175,6 +177,26 @@ def scratch(inside: Path | None = None) -> Iterator[Path]:
     made_in = tempfile.TemporaryDirectory(prefix="imagepress-", dir=inside)
     with disk("use a temporary directory"), made_in as made:
         yield Path(made)
+
+
+def link_open(file: BinaryIO, target: Path) -> None:
+    """Give an open file of our own another name, for the world to read; its name may be no more.
+
+    Raises TreeError for a file of another user: he could change what is published.
+    """
+    with disk("link"):
+        seen = os.fstat(file.fileno())
+        if seen.st_uid != os.geteuid():
+            raise TreeError(
+                f"{target.name} is to be taken over, and belongs to another user: chown it, or use --from"
+            )
+        if seen.st_mode & 0o7777 != PLAIN:
+            os.fchmod(file.fileno(), PLAIN)
+        here = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:  # with a directory given, os.link follows the link in /proc, as it has to
+            os.link(f"/proc/self/fd/{file.fileno()}", target, src_dir_fd=here, follow_symlinks=True)
+        finally:
+            os.close(here)
 
 
 def link_tree(source: Path, target: Path) -> None:

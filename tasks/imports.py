@@ -1,8 +1,9 @@
 """``doit import``, a doit task (glue): images that no Jenkins built, taken and shown at once."""
 
 from collections import Counter
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 from msgspec.structs import replace
@@ -23,19 +24,37 @@ WHAT = "a directory, a tree, a unified image, incus:ALIAS or lxd:ALIAS"
 
 PARAMETERS = [
     {"name": "given", "long": "from", "default": "", "help": WHAT},
+    {"name": "adopt", "long": "adopt", "default": "", "help": "a tree to take over, without a copy"},
     {"name": "product", "long": "as", "default": "", "help": "os/release/arch/variant of one image"},
     {"name": "serial", "long": "serial", "default": "", "help": "YYYYMMDD_HH:MM of one image"},
     {"name": "dry", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"},
 ]
 
 
+class Asked(NamedTuple):
+    """What the command line says."""
+
+    source: str  # as the operator wrote it
+    option: str
+    product: Product | None
+    serial: str
+    dry: bool
+
+    @property
+    def adopts(self) -> bool:
+        """Whether files are taken over where they lie."""
+        return self.option == "--adopt"
+
+
 def task_import() -> dict[str, object]:
     """Publish what lies in a directory or tree, --from=SRC, with the checks that builds go through."""
 
-    def act(given: str, product: str, serial: str, names: list[str], *, dry: bool) -> Ended:
-        if not given or names:
-            raise SettingsError([f"doit import: say from where, --from=SRC: {WHAT}"])
-        return _import(given, *_told(product, serial), dry=dry)
+    def act(names: list[str], *, dry: bool, **told: str) -> Ended:
+        source = told["given"] or told["adopt"]
+        if not source or names or (told["given"] and told["adopt"]):
+            raise SettingsError([f"doit import: say from where, --from=SRC: {WHAT}; or --adopt=TREE"])
+        product, serial = _told(told["product"], told["serial"])
+        return _import(Asked(source, "--adopt" if told["adopt"] else "--from", product, serial, dry))
 
     return {"actions": [(honest(act),)], "params": PARAMETERS, "pos_arg": "names", "meta": {"lockless": True}}
 
@@ -48,44 +67,56 @@ def _told(product: str, serial: str) -> tuple[Product | None, str]:
         raise SettingsError([f"doit import: {error}"]) from None
 
 
-def _look(given: str) -> tuple[Foreign, list[Found]]:
+def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
     """Every image that lies there; raises SettingsError where none does."""
     from tasks.take import find, single  # noqa: PLC0415 - only this command needs it
 
-    path = Path(given)
+    path, given = Path(asked.source), f"{asked.option}={shown(asked.source)}"
     if files.status(path) is None:
-        raise SettingsError([f"--from={shown(given)}: there is no such file or directory"])
+        raise SettingsError([f"{given}: there is no such file or directory"])
     source = Foreign(path.parent if path.is_file() else path)
     found = [single(path.name)] if path.is_file() else find(source)
     if not found:
         what = "no image, no tree os/release/arch/variant/serial and no streams/v1"
-        raise SettingsError([f"--from={shown(given)}: there is {what} in it"])
+        raise SettingsError([f"{given}: there is {what} in it"])
+    if (asked.product or asked.serial) and len(found) > 1:
+        raise SettingsError(
+            [f"--as and --serial name one image, and {shown(asked.source)} holds {len(found)}"]
+        )
     return source, found
 
 
-def _import(given: str, product: Product | None, serial: str, *, dry: bool) -> Ended:
+def _import(asked: Asked) -> Ended:
     from tasks.bring import build_name  # noqa: PLC0415 - only this command needs it
     from tasks.take import CLIENTS, export  # noqa: PLC0415 - as above
 
     run = runtime.current()
+    given = f"{asked.option}={shown(asked.source)}"
     try:
-        build_name(given, "20260101_00:00")
+        build_name(asked.source, "20260101_00:00")
     except ValueError:
-        raise SettingsError([f"--from={shown(given)}: a name with # or unprintable characters"]) from None
-    daemon, _, image = given.partition(":")
-    if daemon not in CLIENTS:
-        source, found = _look(given)
-        if (product or serial) and len(found) > 1:
-            raise SettingsError([f"--as and --serial name one image, and {shown(given)} holds {len(found)}"])
-        _begin(run, dry=dry)
-        return _bring(run, given, source, _as_told(source, found, product, serial), dry=dry)
+        raise SettingsError([f"{given}: a name with # or unprintable characters"]) from None
+    daemon, _, image = asked.source.partition(":")
+    if asked.adopts or daemon not in CLIENTS:
+        source, found = _look(asked)
+        if asked.adopts:
+            _refuse_elsewhere(given, source.top, run.settings.site.root)
+        _begin(run, dry=asked.dry)
+        return _bring(run, asked, source, found)
     if not image:
-        raise SettingsError([f"--from={given}: name an image, {daemon}:ALIAS"])
-    _begin(run, dry=dry)
-    with files.scratch(None if dry else run.layout.staging) as directory:
-        one = export(daemon, image, directory, () if dry else [run.lock()])
-        source = Foreign(directory)
-        return _bring(run, given, source, _as_told(source, [one], product, serial), dry=dry)
+        raise SettingsError([f"{given}: name an image, {daemon}:ALIAS"])
+    _begin(run, dry=asked.dry)
+    with files.scratch(None if asked.dry else run.layout.staging) as directory:
+        one = export(daemon, image, directory, () if asked.dry else [run.lock()])
+        return _bring(run, asked, Foreign(directory), [one])
+
+
+def _refuse_elsewhere(given: str, top: Path, root: Path) -> None:
+    """What is taken over gets a second name, which another file system cannot give it."""
+    here = next(seen for path in (root, *root.parents) if (seen := files.status(path)))
+    there = files.status(top)
+    if there and there.st_dev != here.st_dev:
+        raise SettingsError([f"{given}: it is on another file system than site.root, {root}; use --from"])
 
 
 def _begin(run: runtime.Run, *, dry: bool) -> None:
@@ -94,31 +125,35 @@ def _begin(run: runtime.Run, *, dry: bool) -> None:
         run.begin()
 
 
-def _as_told(source: Foreign, found: list[Found], product: Product | None, serial: str) -> list[Found]:
+def _as_told(source: Foreign, found: list[Found], asked: Asked) -> list[Found]:
     """What each image is: one as the command line says, others as their places or metadata do."""
     from tasks.take import identify  # noqa: PLC0415 - as above
 
-    if product or serial:
+    if asked.product or asked.serial:
         one = found[0]
-        found = [replace(one, product=product or one.product, serial=serial or one.serial)]
+        found = [replace(one, product=asked.product or one.product, serial=asked.serial or one.serial)]
     return [identify(source, one, one.product, one.serial) for one in found]
 
 
-def _bring(run: runtime.Run, given: str, source: Foreign, found: list[Found], *, dry: bool) -> Ended:
+def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) -> Ended:
     """Take them, a line each, and show them."""
-    from tasks.bring import Into, bring  # noqa: PLC0415 - as above
+    from tasks.bring import Into, bring, keep_extras  # noqa: PLC0415 - as above
+    from tasks.sign import verifier  # noqa: PLC0415 - as above
 
     counts: Counter[str] = Counter()
-    into = Into(run.layout, run.settings, run.signer, run.now, dry)
-    for one, made in bring(found, source, given, into):
+    judge = cache(partial(verifier, run.settings.signing, [])) if asked.adopts else None
+    into = Into(run.layout, run.settings, run.signer, run.now, asked.dry, judge)
+    for one, made in bring(_as_told(source, found, asked), source, asked.source, into):
         run.say("import", "; ".join([f"{one.name}: {made.line}", *one.notes]))
         counts["refused" if made.failed else "taken" if made.image else "left"] += 1
     said = f"{counted(len(found), 'image')} found"
     said += "".join(f", {counts[how]} {how}" for how in ("taken", "left", "refused") if counts[how])
-    if dry:
+    if asked.dry:
         said = f"{said}; nothing was changed"
         return TaskFailed(said) if counts["refused"] else said
     run.say("import", said)
+    for line in keep_extras(source, run.layout) if asked.adopts else ():
+        run.say("import", line)
     end = at_once(run, "exposed", "taken, and not shown")
     if counts["refused"] and isinstance(end, str):
         return TaskFailed(f"{end}; {counted(counts['refused'], 'image')} refused, named above")

@@ -33,6 +33,12 @@ from tasks.image import (
 
 NAMES = {**{name: name for name in STORED}, "root.squashfs": SQUASHFS, "root.tar.xz": ROOT_TAR}
 ITEMS = ".items.json"  # lxd-simplestreams' cache: file name -> what the streams list of it
+# images.linuxcontainers.org's cache of fingerprints: file -> root
+FINGERPRINTS = {
+    ".combined_fingerprint": ROOT_TAR,
+    ".combined_fingerprint_squashfs": SQUASHFS,
+    ".combined_fingerprint_qcow2": DISK,
+}
 REQUIREMENTS, LXD_REQUIREMENTS = ".requirements", ".lxd_requirements"  # its, for all that lies below
 # ftype -> name to store; of a unified image combined_type tells (lxc/incus:shared/simplestreams/products.go)
 FTYPES = {
@@ -62,6 +68,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     fault: str = ""  # why it cannot be taken
     has_sums: bool = False
+    combined: Mapping[str, str] = msgspec.field(default_factory=dict)  # root -> fingerprint it should have
+    kept: Mapping[str, str] = msgspec.field(default_factory=dict)  # log, deltas, signatures: name -> path
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -103,6 +111,11 @@ def unified(names: Collection[str]) -> str:
     """The one tarball of a directory that is no part of a split image, "" for none."""
     found = [name for name in names if _TARBALL.fullmatch(name)]
     return found[0] if len(found) == 1 and not set(names) & (NAMES.keys() - {DEFINITION}) else ""
+
+
+def keepers(names: Iterable[str]) -> list[str]:
+    """What goes with an image that is taken over where it lies: its log, deltas, and all signatures."""
+    return [name for name in names if name == LOG or parse_delta(name) or name.endswith(".asc")]
 
 
 def strangers(names: Iterable[str]) -> list[str]:

@@ -262,8 +262,12 @@ def certificates(data: bytes, what: str) -> "list[Cert]":
 
 
 def sign_directory(directory: Path, by: Signer) -> None:
-    """Put ``.asc`` beside every file of a staged image; SHA256SUMS, the mark of completeness, last."""
-    names = sorted(path.name for path in directory.iterdir() if path.suffix != ".asc")
+    """Put ``.asc`` beside every file of a staged image that has none yet.
+
+    SHA256SUMS, the mark of completeness, comes last.
+    """
+    there = {path.name for path in directory.iterdir()}
+    names = sorted(name for name in there if not name.endswith(".asc") and f"{name}.asc" not in there)
     for name in sorted(names, key=lambda one: one == SUMS):
         files.place(directory / f"{name}.asc", by.detached(directory / name))
 

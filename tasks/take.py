@@ -7,6 +7,7 @@ incus-simplestreams keeps it, or an image of a local daemon. Nothing is believed
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +24,7 @@ from tasks.image import (
     DEFINITION,
     DISK,
     INCUS,
+    LOG,
     LXD,
     ROOT_TAR,
     SQUASHFS,
@@ -31,7 +33,7 @@ from tasks.image import (
     UNIFIED,
     Product,
 )
-from tasks.layout import STREAMS
+from tasks.layout import KEY, LXC, SITE_ID, STREAMS, STREAMS_TWIN
 from tasks.origin import Found
 
 CLIENTS = {"incus": "incus", "lxd": "lxc"}  # daemon -> the program that speaks to it
@@ -44,7 +46,18 @@ RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
 INDEX_LIMIT = 512 << 20  # bytes of an images.json
 LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
 Levels: TypeAlias = Mapping[str, tuple[tuple[str, bytes], ...]]  # name of a record -> path, content
+# What a publisher writes itself, the reference or this one.
+WRITTEN = {"images", "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
+WRITTEN |= {"site", "snapshots", "latest", "state", "decisions.toml"}
 UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
+
+
+class How(Enum):
+    """How files come into staging."""
+
+    COPIED = "copied"  # their owner may do with his what he likes
+    LINKED = "linked"  # taken over where they lie
+    SEEN = "seen"  # only looked at
 
 
 def find(source: Foreign) -> list[Found]:
@@ -128,24 +141,54 @@ def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, obj
         raise ValueError(f"{shown(path)}: metadata.yaml cannot be read: {error}") from error
 
 
-def stage(source: Foreign, found: Found, directory: Path, *, copied: bool) -> Staged:
-    """Bring the files into a directory, or only links to them, hashed in one pass.
+def stage(source: Foreign, found: Found, directory: Path, how: How) -> Staged:
+    """Bring the files into a directory, hashed in one pass.
 
     Raises ImageRejected for what they are, and UpstreamError for the way to them.
     """
     staging = Staging(directory)
     for name in (name for name in STORED if name in found.paths):
         path = found.paths[name]
-        with source.file(path) as file:
-            staging.add(name, partial(Hashed.copy if copied else Hashed.hash_only, source=file))
+        _bring(source, path, staging, name, how)
         if found.known.get(path, staging.files[name].sha256) != staging.files[name].sha256:
             raise ImageRejected(f"{shown(path)} has another sha256 than the record beside it says")
-        if not copied:
-            files.unlink(directory / name)
-            with files.disk("link"):
-                (directory / name).symlink_to(source.top.absolute() / path)
         staging.settle(name)
-    return staging.staged(found.serial)
+    if LOG in found.kept and how is How.LINKED:
+        _bring(source, found.kept[LOG], staging, LOG, how)
+    staged = staging.staged(found.serial)
+    for root, mark in found.combined.items():
+        if staged.fingerprints.get(INCUS, {}).get(root, mark) != mark:
+            raise ImageRejected(f"{root} with {INCUS} has another fingerprint than the record beside it says")
+    if how is How.LINKED:
+        for name in found.kept.keys() - {LOG, f"{SUMS}.asc"}:
+            with source.file(found.kept[name]) as file:
+                files.link_open(file, directory / name)
+    return staged
+
+
+def _bring(source: Foreign, path: str, staging: Staging, name: str, how: How) -> None:
+    with source.file(path) as file:
+        staging.add(name, partial(Hashed.copy if how is How.COPIED else Hashed.hash_only, source=file))
+        here = staging.directory / name
+        if how is not How.COPIED:
+            files.unlink(here)
+        if how is How.LINKED:
+            files.link_open(file, here)
+        if how is How.SEEN:
+            with files.disk("link"):
+                here.symlink_to(source.top.absolute() / path)
+
+
+def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, Sort]]:
+    """What a web server's operator put into a tree of the reference beside what that wrote; links too."""
+    for name, sort in source.sorts(path).items():
+        here = _join(path, name)
+        if here in WRITTEN or (not path and name.startswith(".")):
+            continue
+        if sort is Sort.DIRECTORY:
+            yield from extras(source, here)
+        else:
+            yield here, sort
 
 
 def _tree(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:
@@ -195,6 +238,11 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
             for one in (SUMS, origin.ITEMS)
         ]
         known = origin.known_hashes(entries, *records)
+        combined = {
+            root: data.decode("ascii", "replace").strip()
+            for one, root in origin.FINGERPRINTS.items()
+            for _, data in _record(source, _join(path, one), entries.get(one))
+        }
         found = replace(
             found,
             requirements=origin.requirements(levels.get(origin.REQUIREMENTS, ())),
@@ -209,6 +257,8 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
         known={_join(path, name): mark for name, mark in known.items()},
         notes=found.notes + ((f"left out: {', '.join(map(shown, left))}",) if left else ()),
         fault=origin.lacking(paths),
+        combined=combined,
+        kept={one: _join(path, one) for one in origin.keepers(entries) if entries[one] is Sort.FILE},
     )
 
 

@@ -14,7 +14,7 @@ import daemons
 import pytest
 from clients import incus_simplestreams, run
 from sites import CHECKOUT, Key, Site, build, files, matrix
-from tools import program
+from tools import need_root, program
 
 from jenkins.samples import unified_tarball
 from jenkins.standin import Standin
@@ -435,3 +435,93 @@ def test_the_demo_takes_images_too(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (clone / f".demo/mirror/images/{A}/{WHEN}/incus.tar.xz").exists()
+
+
+@pytest.fixture
+def reference(tmp_path: Path, server: Standin, key: Key) -> Path:
+    """A tree as images.linuxcontainers.org keeps one, with its old habits and signatures of the same key."""
+    before = Site(tmp_path / "before", server, key)
+    before.base.mkdir()
+    matrix(server.ci, A, B)
+    for number in range(2):
+        payload = b"".join(hashlib.sha256(bytes([n % 250, n // 250])).digest() for n in range(9000))
+        build(server.ci, A, B, content={A: files(A, payload=payload + bytes([number]) * 99)})
+        before.publish()
+    root = tmp_path / "reference"
+    shutil.copytree(before.latest / "images", root / "images")
+    for sums in root.rglob("SHA256SUMS"):
+        lines = sums.read_text().replace("  incus.tar.xz", "  lxd.tar.xz").splitlines(keepends=True)
+        sums.write_text("".join(line for line in lines if "source.json" not in line))
+        for name in ("source.json", "source.json.asc"):
+            (sums.parent / name).unlink()
+        pair = [(sums.parent / name).read_bytes() for name in ("incus.tar.xz", "rootfs.squashfs")]
+        mark = hashlib.sha256(b"".join(pair)).hexdigest()
+        (sums.parent / ".combined_fingerprint_squashfs").write_text(f"{mark}\n")
+    half = root / "images" / A / "20260301_03:04"
+    half.mkdir()
+    for name in ("incus.tar.xz", "rootfs.squashfs"):
+        shutil.copy(next((root / "images" / A).glob(f"*/{name}")), half)
+    (root / ".serial").write_text("20260301-0304\n")
+    (root / ".snap/20260301-0304").mkdir(parents=True)
+    (root / "robots.txt").write_text("User-agent: *\n")
+    (root / "meta/instance-types").mkdir(parents=True)
+    (root / "meta/instance-types/all.yaml").write_text("{}\n")
+    for path in root.rglob("*"):
+        os.utime(path, (1735787040, 1735787040))
+    return root
+
+
+def marks(tree: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its inode and time."""
+    found = {str(p.relative_to(tree)): p.stat() for p in tree.rglob("*") if p.is_file()}
+    return {name: (seen.st_ino, seen.st_mtime_ns) for name, seen in found.items()}
+
+
+def test_a_tree_of_the_reference_is_taken_over_without_a_copy(site: Site, reference: Path) -> None:
+    program("xdelta3")
+    serials = sorted(path.name for path in (reference / "images" / A).iterdir())[:2]
+    bad = reference / f"images/{A}/{serials[1]}/meta.tar.xz.asc"
+    bad.write_text("no signature")
+    before = marks(reference)
+    result = site.doit("import", f"--adopt={reference}")
+    assert result.code == 1, result.out + result.err
+    assert "20260301_03:04: rejected: it has no SHA256SUMS" in result.out
+    assert "5 images found, 4 taken, 1 refused" in result.out
+    assert marks(reference) == before
+    after = marks(site.latest)
+    image = f"images/{A}/{serials[1]}"
+    names = {path.name for path in (site.latest / image).iterdir()}
+    delta = f"delta-{serials[0]}.vcdiff"
+    assert {delta, f"{delta}.asc", "rootfs.squashfs.asc", "source.json.asc", "SHA256SUMS.asc"} <= names
+    fresh = {"SHA256SUMS", "SHA256SUMS.asc", "source.json", "source.json.asc", "meta.tar.xz.asc"}
+    for name in names - fresh:
+        assert after[f"{image}/{name}"] == before[f"{image}/{name}"], name
+    assert after[f"{image}/meta.tar.xz.asc"] != before[f"{image}/meta.tar.xz.asc"]
+    assert not [name for name in after if "/.combined" in name or name.startswith(".")]
+    for name in ("robots.txt", "meta/instance-types/all.yaml"):
+        assert after[name] == before[name]
+    assert site.doit("verify").code == 0
+    assert site.publish().code == 0
+    assert set(marks(site.latest)) >= set(after)
+    assert listed(site)[A.replace("/", ":")] == set(serials)
+
+
+def test_a_fingerprint_that_a_tree_remembers_is_checked(site: Site, reference: Path) -> None:
+    serials = sorted(path.name for path in (reference / "images" / A).iterdir())
+    (reference / f"images/{A}/{serials[0]}/.combined_fingerprint_squashfs").write_text("0" * 64)
+    for option in ("from", "adopt"):
+        result = site.doit("import", f"--{option}={reference}", "--dry-run")
+        assert result.code == 1
+        assert (
+            f"{serials[0]}: rejected: rootfs.squashfs with incus.tar.xz has another fingerprint" in result.out
+        )
+
+
+def test_nothing_is_taken_over_that_another_user_may_change(site: Site, reference: Path) -> None:
+    need_root()
+    path = next((reference / "images" / A).glob("*/rootfs.squashfs"))
+    os.chown(path, 65534, 65534)
+    result = site.doit("import", f"--adopt={reference}")
+    assert result.code == 2
+    assert "belongs to another user: chown it, or use --from" in result.out + result.err
+    assert not site.latest.exists()
