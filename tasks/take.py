@@ -220,7 +220,7 @@ def _serial(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) 
         found = replace(found, product=Product(*product), serial=serial, notes=origin.became(text, serial))
         yield _image(source, path, found, levels)
     except ValueError as error:
-        if not origin.lacking(dict.fromkeys(source.sorts(path), "")) or text[:8].isdigit():
+        if origin.NAMES.keys() & source.sorts(path).keys() or text[:8].isdigit():
             yield replace(found, fault=str(error))
 
 

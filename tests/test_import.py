@@ -295,6 +295,7 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
     (base / "images/tiny/-rf/amd64/default" / WHEN).mkdir(parents=True)
     (base / "images/tiny/3/amd64/default/20259999").mkdir()
     tree(base, "tiny/3/amd64/default", ".20250103_0304")  # an upload in progress
+    tree(base, "tiny/3/amd64/default", "newest")
     said = took(site, base, code=1)
     assert "root.squashfs is a symbolic link, which is not followed" in said
     assert "SHA256SUMS is a symbolic link, which is not followed" in said
@@ -304,6 +305,7 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
     assert "serial '20259999_00:00' is no date and time" in said
     assert "left out: 'notes\\x1b[2J.txt'" in said
     assert "/.20250103" not in said
+    assert "images/tiny/3/amd64/default/newest: rejected: 'newest' is no serial" in said
     assert "SECRET" not in said
     assert "\x1b" not in said
     assert listed(site).keys() == {"tiny:3:amd64:default"}
@@ -440,7 +442,7 @@ def test_the_demo_takes_images_too(tmp_path: Path) -> None:
 @pytest.fixture
 def reference(tmp_path: Path, server: Standin, key: Key) -> Path:
     """A tree as images.linuxcontainers.org keeps one, with its old habits and signatures of the same key."""
-    before = Site(tmp_path / "before", server, key)
+    before = Site(tmp_path / "before", server, key, jenkins="log = true")
     before.base.mkdir()
     matrix(server.ci, A, B)
     for number in range(2):
@@ -492,7 +494,14 @@ def test_a_tree_of_the_reference_is_taken_over_without_a_copy(site: Site, refere
     image = f"images/{A}/{serials[1]}"
     names = {path.name for path in (site.latest / image).iterdir()}
     delta = f"delta-{serials[0]}.vcdiff"
-    assert {delta, f"{delta}.asc", "rootfs.squashfs.asc", "source.json.asc", "SHA256SUMS.asc"} <= names
+    assert {
+        delta,
+        f"{delta}.asc",
+        "build.log",
+        "rootfs.squashfs.asc",
+        "source.json.asc",
+        "SHA256SUMS.asc",
+    } <= names
     fresh = {"SHA256SUMS", "SHA256SUMS.asc", "source.json", "source.json.asc", "meta.tar.xz.asc"}
     for name in names - fresh:
         assert after[f"{image}/{name}"] == before[f"{image}/{name}"], name
