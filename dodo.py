@@ -127,7 +127,7 @@ def task_snapshot() -> dict[str, object]:
         "actions": step(show.freeze),
         "file_dep": [*show.files(), *show.people()],
         "task_dep": ["page"],
-        "uptodate": [same(run.ledgers), site.latest.exists],
+        "uptodate": [same(run.ledgers), site.latest.exists, same(lambda: run.settings.site.compat)],
     }
 
 

@@ -110,7 +110,7 @@ class _Road:
             staged = take.stage(self._source, found, layout.staging / self._product.key, how)
             staged = make.finish(self._product, staged, layout, self._into.settings, self._into.now)
             if self._into.adopted:
-                _spare_signatures(staged, self._into.adopted())
+                staged = replace(staged, signed=_signed(staged, self._into.adopted()))
             return make.place(self._image(found, staged, build), staged, ledger, layout, self._into.signer)
         except ImageRejected as fault:
             return Made(f"rejected: {fault}")
@@ -145,18 +145,21 @@ class _Road:
         return adopt(self._product, self._into.layout)
 
 
-def _spare_signatures(staged: Staged, verifier: Verifier) -> None:
-    """Leave in a directory that was taken over what belongs to the image, and good signatures of it."""
+def _signed(staged: Staged, verifier: Verifier) -> tuple[str, ...]:
+    """The files of a directory that was taken over whose signatures are good.
+
+    Bad ones leave it, and whatever does not belong to the image.
+    """
     with files.disk("list"):
-        names = sorted(path.name for path in staged.directory.iterdir())
-    for name in names:
-        of = name.removesuffix(".asc")
-        path = staged.directory / name
-        good = of in staged.files
-        if good and name != of:
-            good = not verifier.detached(staged.directory / of, files.read(path) or b"")
-        if not good:
-            files.unlink(path)
+        names = {path.name for path in staged.directory.iterdir()}
+    good = []
+    for name in sorted(name for name in staged.files if f"{name}.asc" in names):
+        signature = files.read(staged.directory / f"{name}.asc") or b""
+        if not verifier.detached(staged.directory / name, signature):
+            good.append(name)
+    for name in names - {*staged.files, *(f"{one}.asc" for one in good)}:
+        files.unlink(staged.directory / name)
+    return tuple(good)
 
 
 def keep_extras(source: Foreign, layout: Layout) -> Iterator[str]:

@@ -95,7 +95,7 @@ class Exposure:
 
     def freeze(self) -> str:
         """Freeze the tree and show it."""
-        return snapshot.snapshot(self._layout, self._run.now)
+        return snapshot.snapshot(self._layout, self._run.now, compat=self._settings.site.compat)
 
     def purge(self) -> str:
         """Take back what was withdrawn at once."""

@@ -31,6 +31,7 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: Mapping[str, Mapping[str, str]]
     md5: Mapping[str, str]
     notes: tuple[str, ...] = ()  # of what was made of it here
+    signed: tuple[str, ...] = ()  # files with good signatures beside them
 
 
 class Staging:

@@ -10,6 +10,7 @@ STREAMS = PurePosixPath("streams/v1")
 STREAMS_TWIN = PurePosixPath("meta/simplestreams/v1")  # where images.linuxcontainers.org keeps them
 LXC = PurePosixPath("meta/1.0")
 SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")  # the minute in UTC, and a counter
+OLD_SERIAL = ".serial"  # when the tree was published, as images.linuxcontainers.org's publisher has it
 SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
 PAGE = "index.html"  # for people
 KEY = "key.asc"  # the public keys that have signed here

@@ -142,7 +142,7 @@ def place(image: Image, staged: Staged, ledger: Ledger, layout: Layout, signer: 
     files.place(staged.directory / SOURCE, source)
     listed = {**image.files, SOURCE: File(len(source), files.digest(source))}
     files.place(staged.directory / SUMS, sums(listed).encode())
-    sign_directory(staged.directory, signer())
+    sign_directory(staged.directory, signer(), staged.signed)
     if layout.image(image).exists():  # and is not whole, else the ledger had it
         files.remove(layout.image(image), layout.staging)
     files.move(staged.directory, layout.image(image))

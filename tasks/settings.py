@@ -116,6 +116,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     max_shrink: Share = Share(10)
     batch: Annotated[int, Meta(ge=1)] = 30
     batch_time: Span = Span(15 * 60)
+    compat: bool = False  # the file names of images.linuxcontainers.org's publisher too
 
 
 class Axes(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ of what it would cover is exposed: every failure here is fatal.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -261,14 +262,13 @@ def certificates(data: bytes, what: str) -> "list[Cert]":
     return found
 
 
-def sign_directory(directory: Path, by: Signer) -> None:
-    """Put ``.asc`` beside every file of a staged image that has none yet.
+def sign_directory(directory: Path, by: Signer, spared: Collection[str] = ()) -> None:
+    """Put ``.asc`` beside every file of a staged image; SHA256SUMS, the mark of completeness, last.
 
-    SHA256SUMS, the mark of completeness, comes last.
+    What is ``spared`` has a good one already.
     """
-    there = {path.name for path in directory.iterdir()}
-    names = sorted(name for name in there if not name.endswith(".asc") and f"{name}.asc" not in there)
-    for name in sorted(names, key=lambda one: one == SUMS):
+    names = {path.name for path in directory.iterdir() if path.suffix != ".asc"} - {*spared}
+    for name in sorted(names, key=lambda one: (one == SUMS, one)):
         files.place(directory / f"{name}.asc", by.detached(directory / name))
 
 

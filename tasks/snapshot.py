@@ -10,23 +10,32 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import files
+from tasks import files, tree
 from tasks.catalogue import Catalogue
 from tasks.image import Image
-from tasks.layout import SITE_ID, STREAMS, Layout
+from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, Layout
 from tasks.state import Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
-def snapshot(layout: Layout, now: datetime) -> str:
-    """Freeze ``site/public`` and flip ``latest``, unless it already shows just that."""
+def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
+    """Freeze ``site/public`` and flip ``latest``, unless it already shows just that.
+
+    With ``compat``, it has the names too for which web servers of images.linuxcontainers.org are configured.
+    """
     latest = latest_name(layout)
+    tree.put_old_names(layout.public, wanted=compat)
+    if not compat:
+        files.unlink(layout.public / OLD_SERIAL)
+    switched = compat != (layout.latest / OLD_SERIAL).exists()
     if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
         return "nothing to show yet"
-    if latest and _same(layout.public, layout.snapshots / latest / "public"):
+    if latest and not switched and _same(layout.public, layout.snapshots / latest / "public"):
         mark_lapsing(layout, now)
         return f"{latest} shows it already"
     _own(layout)
     name = _new_name(layout, now)
+    if compat:
+        files.write(layout.public / OLD_SERIAL, f"{name.partition('.')[0]}\n".encode())
     unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
     with files.disk("freeze"):
         files.sweep(layout.snapshots, layout.staging)

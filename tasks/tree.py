@@ -18,6 +18,7 @@ from tasks.state import PRIVATE, load
 from tasks.streams import Json
 
 TEMPLATE = Path(__file__).with_name("page.html")
+OLD_FORMS = ("json", "json.gpg", "sjson")
 FORMS = ("json", "json.gpg", "json.gz", "sjson")
 
 
@@ -131,6 +132,24 @@ def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bo
     return publish_signed(path, data, by, ".gpg")
 
 
+def put_old_names(public: Path, *, wanted: bool) -> bool:
+    """Copies of each list under the names that images.linuxcontainers.org has; says whether one changed.
+
+    ``.images.json.lxd`` of the list «lxd»: web servers were configured for these (lxc/lxc-ci).
+    """
+    changed = False
+    for top in (public / STREAMS, public / STREAMS_TWIN):
+        names = lists(public) if wanted else []
+        copies = {f".images.{form}.{of}": f"{of}/images.{form}" for of in names for form in OLD_FORMS}
+        for stale in [path for path in top.glob(".images.*") if path.name not in copies]:
+            files.unlink(stale)
+            changed = True
+        for name, of in copies.items():
+            if (data := files.read(top / of)) is not None:
+                changed |= files.write_changed(top / name, data)
+    return changed
+
+
 def page_of(public: Path, settings: Page) -> bytes:
     """The page of what a tree's indexes list."""
     from tasks import page  # noqa: PLC0415 - not needed when nothing is new
@@ -184,6 +203,8 @@ def strip(public: Path, gone: Collection[str], by: Signer) -> bool:
         if left != products:
             put_streams(public, {**document, "products": left}, by, of)
             changed = True
+    if changed and any((public / STREAMS).glob(".images.*")):
+        put_old_names(public, wanted=True)
     for index in lxc_indexes(public):
         lines = lxc_lines(index).values()
         kept = [line for line in lines if lxcindex.path(line) not in gone]

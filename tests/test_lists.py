@@ -425,3 +425,41 @@ def test_a_mirror_has_the_lists_and_loses_them(listed: Site) -> None:
     listed.publish()
     assert names(listed.mirror) == set()
     assert streams(listed.mirror) == streams(listed.latest)
+
+
+def test_the_old_names_of_lists_go_on_where_a_web_server_was_configured_for_them(site: Site) -> None:
+    """As images.linuxcontainers.org has them: lists in dot files, and when the tree was published."""
+    site.more, site.lines = LISTS + RULES, "compat = true"
+    matrix(site.ci, A, B, C)
+    build(site.ci, A)
+    build(site.ci, B)
+    site.publish()
+    old = {f".images.{form}.{name}": f"{name}/images.{form}"
+           for name in ("lxd", "few", "empty") for form in ("json", "json.gpg", "sjson")}  # fmt: skip
+
+    def check() -> None:
+        for top in BOTH:
+            there = site.latest / top
+            assert {path.name for path in there.glob(".*")} == old.keys()
+            for name, of in old.items():
+                assert (there / name).read_bytes() == (there / of).read_bytes()
+        name = site.latest.readlink().parts[1]
+        assert (site.latest / ".serial").read_text() == name.partition(".")[0] + "\n"
+        assert site.doit("verify").code == 0
+
+    check()
+    before = site.tree()
+    site.publish()
+    assert site.tree() == before
+    build(site.ci, A)
+    site.publish()
+    check()
+    serial = min(path.name for path in (site.latest / "images" / A).iterdir())
+    assert site.doit("withdraw", "--now", f"{A}/{serial}").code == 0
+    check()
+    for tree in (site.root / "snapshots").glob("*/public"):
+        assert serial not in (tree / "streams/v1/.images.json.lxd").read_text()
+    site.lines = ""
+    site.configure()
+    site.publish()
+    assert not [path for path in site.latest.rglob(".*") if path.is_file()]
