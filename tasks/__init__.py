@@ -1,18 +1,18 @@
 """imagepress, in reading order.
 
-Nouns, pure, data in and data out: image (products, files, kinds), policy (the operator's rules),
-decisions (his word on single products, images, builds), plan (which build a product should be at),
-archive and headers (whether tarballs and disks are whole), catalogue (what is listed), streams and
-lxcindex (what clients read), schema and proof (what clients would stumble over), page (for people),
-webserver (its configuration), words, errors.
+Nouns, pure, data in and data out: image (products, files, kinds), policy (the operator's rules), decisions
+(his word on single products, images, builds), plan (which build a product should be at), archive and
+headers (whether tarballs and disks are whole), metadata (metadata.yaml), origin (what other tools call
+things), catalogue (what is listed), streams and lxcindex (what clients read), schema and proof (what clients
+would stumble over), page (for people), webserver (its configuration), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
-check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; and beside it decide, preview,
-report, verify, rebuild.
-Doors to the world: files (disk), tree (the indexes of a tree), audit (an image's directory, read whole),
-programs (processes), xdelta, hashed (bytes that come in a stream), threads, sign (OpenPGP), state (the
-records in the state directory), ledgers (in line with the tree), layout (where everything lies), settings
-(what publish.toml may say) and config (reads it).
-Glue to doit: options (the command line), runtime (what one run knows), batches and exposure (the two
-halves of the pipeline), reporter (what a run prints, and its exit code), journal (doit's database),
-hands and commands; demo is the built-in trial site.
+check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; beside it bring (the road of an
+image that no Jenkins built: take), and decide, preview, report, verify, rebuild.
+Doors to the world: files (disk), foreign (other people's), tree (the indexes of a tree), audit (an image's
+directory, read whole), programs (processes), xdelta, hashed (bytes that come in a stream), threads, sign
+(OpenPGP), state (the records in the state directory), ledgers (in line with the tree), layout (where
+everything lies), settings (what publish.toml may say) and config (reads it).
+Glue to doit: options (the command line), runtime (what one run knows), batches and exposure (the two halves
+of the pipeline), reporter (what a run prints, and its exit code), journal (doit's database), hands, imports
+and commands; demo is the built-in trial site.
 """

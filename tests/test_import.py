@@ -115,6 +115,11 @@ def test_a_tree_of_lxd_simplestreams_keeps_its_requirements(site: Site) -> None:
     assert a["lxd_requirements"] == {**a["requirements"], "nesting": "true"}
     assert b["requirements"] == {"secureboot": "false", "cgroup": "v1", "privileged": "false"}
     assert [line.split(";")[2] for line in lxc(site)] == ["amd64"]
+    for product in (a, b):
+        (version,) = product["versions"].values()
+        assert {"incus.tar.xz", "lxd.tar.xz", "squashfs"} <= {
+            one["ftype"] for one in version["items"].values()
+        }
     assert site.doit("rebuild").code == 0
     assert site.publish().code == 0
     assert site.products() == products

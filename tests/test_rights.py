@@ -77,13 +77,14 @@ def test_another_user_is_sent_away(site: Site) -> None:
         state.rename(site.root / "mine")
         state.symlink_to("/")
     owner = state.owner()
-    result = site.doit("publish")
-    assert result.code == 3
-    assert result.out == ""
-    assert (
-        result.err
-        == f"ERROR: {site.root} belongs to the user {owner}; run this as {owner}: sudo -u {owner} …\n"
-    )
+    for command in (("publish",), ("import", f"--from={site.base}")):
+        result = site.doit(*command)
+        assert result.code == 3
+        assert result.out == ""
+        assert (
+            result.err
+            == f"ERROR: {site.root} belongs to the user {owner}; run this as {owner}: sudo -u {owner} …\n"
+        )
 
 
 def modes(top: Path) -> set[tuple[bool, int]]:
