@@ -459,7 +459,14 @@ def test_the_old_names_of_lists_go_on_where_a_web_server_was_configured_for_them
     check()
     for tree in (site.root / "snapshots").glob("*/public"):
         assert serial not in (tree / "streams/v1/.images.json.lxd").read_text()
-    site.lines = ""
-    site.configure()
     site.publish()
-    assert not [path for path in site.latest.rglob(".*") if path.is_file()]
+    for lines, more in (
+        ("", LISTS + RULES),
+        ("", ""),
+        ("compat = true", ""),
+    ):  # also by itself, without lists
+        site.lines, site.more = lines, more
+        site.configure()
+        site.publish()
+        hidden = [path.name for path in site.latest.rglob(".*") if path.is_file()]
+        assert hidden == ([".serial"] if lines else [])
