@@ -24,7 +24,7 @@ def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
     """
     latest = latest_name(layout)
     tree.put_old_names(layout.public, wanted=compat)
-    if not compat:
+    if not compat and files.status(layout.public / OLD_SERIAL):
         files.unlink(layout.public / OLD_SERIAL)
     switched = compat != (layout.latest / OLD_SERIAL).exists()
     if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
