@@ -114,10 +114,7 @@ def task_page() -> dict[str, object]:
         "task_dep": ["proof"],  # which may take something out of the indexes
         "file_dep": [site.catalogue, tree.TEMPLATE, *show.files()],
         "targets": show.people(),
-        "uptodate": [
-            same(lambda: (run.settings.page, run.settings.signing.key)),
-            asked(show.has_key),
-        ],
+        "uptodate": [same(lambda: (run.settings.page, run.settings.signing.key)), asked(show.has_key)],
     }
 
 

@@ -6,8 +6,8 @@ headers (whether tarballs and disks are whole), metadata (metadata.yaml), origin
 things), catalogue (what is listed), streams and lxcindex (what clients read), schema and proof (what clients
 would stumble over), page (for people), webserver (its configuration), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
-check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; beside it bring (the road of an
-image that no Jenkins built: take), and decide, preview, report, verify, rebuild.
+check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; beside it bring (the road of
+an image that no Jenkins built: take), and decide, preview, report, verify, rebuild.
 Doors to the world: files (disk), foreign (other people's), tree (the indexes of a tree), audit (an image's
 directory, read whole), programs (processes), xdelta, hashed (bytes that come in a stream), threads, sign
 (OpenPGP), state (the records in the state directory), ledgers (in line with the tree), layout (where

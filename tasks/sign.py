@@ -7,7 +7,6 @@ of what it would cover is exposed: every failure here is fatal.
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
