@@ -7,6 +7,7 @@ of what it would cover is exposed: every failure here is fatal.
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -205,8 +206,9 @@ def keyring(settings: Signing, before: bytes) -> bytes:
     They made the signatures of older images, which stay. Raises SettingsError when a key cannot be read.
     """
     ring = {one.fingerprint: one for one in _own(settings)}
-    for one in certificates(before, KEY) if before else ():  # the same key may have had other subkeys
-        ring[one.fingerprint] = ring[one.fingerprint].merge(one) if one.fingerprint in ring else one
+    with suppress(SettingsError):  # a damaged ring is made anew
+        for one in certificates(before, KEY):  # the same key may have had other subkeys
+            ring[one.fingerprint] = ring[one.fingerprint].merge(one) if one.fingerprint in ring else one
     return _armored(ring.values())
 
 
