@@ -1,10 +1,10 @@
 """The operator's commands beside ``publish``, each a doit task (glue)."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from doit import task_params
 from doit.exceptions import TaskFailed
@@ -138,39 +138,24 @@ def _option(name: str, what: str, kind: type = str, default: object = "") -> dic
     return {"name": name, "long": name.replace("_", "-"), "type": kind, "default": default, "help": what}
 
 
+SERVERS = ("nginx", "rsyncd")
+WEB = ("server_name", "tree", "certificate", "certificate_key", "listen", "listen_http")
+MODULE = ("tree", "module", "comment")
+
+
 def task_serverconfig() -> dict[str, object]:
-    """Print the configuration of a web server for this site: doit serverconfig nginx."""
+    """Print the configuration of a server for this site: doit serverconfig nginx, or rsyncd."""
 
-    def act(  # noqa: PLR0913 - doit hands parameters by name
-        *,
-        server_name: list[str],
-        tree: str,
-        certificate: str,
-        certificate_key: str,
-        listen: list[str],
-        listen_http: list[str],
-        programs: list[str],
-    ) -> None:
-        from tasks import webserver  # noqa: PLC0415 - only this command needs it
-
-        if programs != ["nginx"]:
-            raise SettingsError([f"doit serverconfig: {' '.join(programs) or 'nothing'}: it knows nginx"])
-        web = webserver.Web(
-            names=tuple(server_name) or ("images.example.org",),
-            tree=tree,
-            certificate=certificate,
-            key=certificate_key,
-            https=tuple(listen) or webserver.HTTPS,
-            http=() if listen_http == ["none"] else tuple(listen_http) or webserver.HTTP,
-        )
-        if faults := web.faults():
-            raise SettingsError(faults)
-        run = runtime.current()
-        try:
-            text = webserver.nginx(run.layout.latest, run.settings.list, web)
-        except ValueError as error:
-            raise SettingsError([f"site.root: {error}"]) from None
-        sys.stdout.write(text)
+    def act(*, programs: list[str], **options: str | list[str]) -> None:
+        if len(programs) != 1 or programs[0] not in SERVERS:
+            said = " ".join(programs) or "nothing"
+            raise SettingsError([f"doit serverconfig: {said}: it knows {', '.join(SERVERS)}"])
+        told = {name: value for name, value in options.items() if value}
+        strange = told.keys() - (MODULE if programs == ["rsyncd"] else WEB)
+        if strange:
+            names = (name.replace("_", "-") for name in sorted(strange))
+            raise SettingsError([f"--{name}: {programs[0]} has no use for it" for name in names])
+        sys.stdout.write(_serverconfig(programs[0], told))
 
     return {
         "actions": [(honest(act),)],
@@ -181,10 +166,39 @@ def task_serverconfig() -> dict[str, object]:
             _option("certificate_key", "the file with the key of that"),
             _option("listen", "where HTTPS is served, like 443 or [::]:443; may be given again", list, []),
             _option("listen_http", "the same for plain HTTP; none for nowhere", list, []),
+            _option("module", "what rsyncd calls the tree; images"),
+            _option("comment", "what rsyncd says of it to who asks for its modules"),
         ],
         "pos_arg": "programs",
         "meta": {"lockless": True},
     }
+
+
+def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
+    """What a server needs; raises SettingsError for what it could not read."""
+    from tasks import rsyncd, webserver  # noqa: PLC0415 - only this command needs them
+
+    run, tree = runtime.current(), said.get("tree", "")
+    module = rsyncd.Module(
+        name=said.get("module", rsyncd.NAME), comment=said.get("comment", rsyncd.COMMENT), tree=tree
+    )
+    listen_http = said.get("listen_http", webserver.HTTP)
+    web = webserver.Web(
+        names=tuple(said.get("server_name", ("images.example.org",))),
+        tree=tree,
+        certificate=said.get("certificate", ""),
+        key=said.get("certificate_key", ""),
+        https=tuple(said.get("listen", webserver.HTTPS)),
+        http=() if listen_http == ["none"] else tuple(listen_http),
+    )
+    if faults := module.faults() if program == "rsyncd" else web.faults():
+        raise SettingsError(faults)
+    try:
+        if program == "rsyncd":
+            return rsyncd.rsyncd(run.layout.latest, module)
+        return webserver.nginx(run.layout.latest, run.settings.list, web)
+    except ValueError as error:
+        raise SettingsError([f"site.root: {error}"]) from None
 
 
 KEY = {

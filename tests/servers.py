@@ -121,6 +121,18 @@ def rsyncd(modules: Mapping[str, Path], work: Path, *, read_only: bool = False) 
 
 
 @contextmanager
+def rsyncd_as(config: str, work: Path) -> Iterator[str]:
+    """Run an rsync daemon with these modules as they are; yields rsync://127.0.0.1:PORT."""
+    need("rsync")
+    home, port = _home(work, "rsyncd"), _free_port()
+    (home / "modules.conf").write_text(config)
+    (home / "rsyncd.conf").write_text(f"{_rsyncd_globals(home, port)}\n&include {home}/modules.conf\n")
+    argv = [program("rsync"), "--daemon", "--no-detach", f"--config={home}/rsyncd.conf"]
+    with _running(argv, port, home / "rsyncd.log", stop=signal.SIGKILL):
+        yield f"rsync://127.0.0.1:{port}"
+
+
+@contextmanager
 def sshd(work: Path) -> Iterator[Ssh]:
     """Let the present user in over SSH, with new keys."""
     need("sshd", "ssh", "ssh-keygen")
@@ -160,10 +172,14 @@ http {{
 """
 
 
+def _rsyncd_globals(home: Path, port: int) -> str:
+    files = [f"{name} file = {home}/rsyncd.{name}" for name in ("pid", "lock", "log")]
+    return "\n".join([f"address = 127.0.0.1\nport = {port}", *files])
+
+
 def _rsyncd_config(modules: Mapping[str, Path], home: Path, port: int, *, read_only: bool) -> str:
     lines = [
-        f"address = 127.0.0.1\nport = {port}",
-        f"pid file = {home}/rsyncd.pid\nlock file = {home}/rsyncd.lock\nlog file = {home}/rsyncd.log",
+        _rsyncd_globals(home, port),
         "munge symlinks = no\nreverse lookup = no\ntransfer logging = yes",
         f"read only = {'yes' if read_only else 'no'}",
     ]

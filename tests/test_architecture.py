@@ -22,6 +22,7 @@ NOUNS = {
     "plan",
     "policy",
     "proof",
+    "rsyncd",
     "schema",
     "streams",
     "webserver",

@@ -1,0 +1,93 @@
+"""The configuration of an rsync daemon that mirrors pull from (pure: what is served in, text out).
+
+The rules of the file are in rsync's params.c and rsyncd.conf(5); what becomes of a module's path at the
+start of a connection is in rsync_module() of its clientserver.c.
+"""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+NAME, COMMENT = "images", "images for Incus, LXD and LXC"
+PLAIN = "must be an absolute path in one line, without '%', which rsyncd takes for a variable"
+
+
+class Module(msgspec.Struct, frozen=True, kw_only=True):
+    """What rsyncd is told beside the tree."""
+
+    name: str = NAME
+    comment: str = COMMENT
+    tree: str = ""  # on a mirror, an absolute path; "" is the site's own
+
+    def faults(self) -> list[str]:
+        """What cannot be written into a configuration, by its option, a line each."""
+        found = []
+        if not _NAME.fullmatch(self.name) or self.name.lower() == "global":
+            found.append(f"--module={self.name}: write it like images, of letters, digits, '.', '_' and '-'")
+        if not _is_plain(self.comment):
+            found.append(f"--comment={self.comment}: one line without '%', and without '\\' at its end")
+        if self.tree and not _is_path(self.tree):
+            found.append(f"--tree={self.tree}: {PLAIN}")
+        return found
+
+
+def rsyncd(tree: Path, module: Module) -> str:
+    """A module for rsyncd.conf; raises ValueError for a tree that it cannot name."""
+    path = module.tree or str(tree)
+    if not _is_path(path):
+        raise ValueError(f"{path}: {PLAIN}")
+    words = {"NAME": module.name, "COMMENT": module.comment, "TREE": path}
+    return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], _MODULE)  # once: a path may look so
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and text == text.strip() and "%" not in text and not text.endswith("\\")
+
+
+def _is_path(path: str) -> bool:
+    return path.startswith("/") and _is_plain(path)
+
+
+_MODULE = """\
+# What mirrors pull this site from, made by `doit serverconfig rsyncd`. Append it to /etc/rsyncd.conf, or put
+# it into a directory of which that file says `&include /etc/rsyncd.d`, as /etc/rsyncd.d/@NAME@.conf. rsyncd
+# reads it again with every connection: neither this nor a publication needs a restart.
+#
+# A mirror then says, and gets one whole tree of real directories, each index with the images that it names:
+#     rsync -a --delete --delay-updates rsync://HOST/@NAME@/ /srv/mirror/
+
+[@NAME@]
+    comment = @COMMENT@
+
+    # `latest` is a symbolic link that every publication points to a new snapshot. rsyncd follows it once, at
+    # the start of a connection, and stays there: who takes hours gets the tree of when he came, for as long
+    # as that snapshot is kept (snapshot.keep and snapshot.keep_for; whichever is longer).
+    path = @TREE@
+
+    # Holds a connection in that one tree, and needs nothing of the directories above. It takes an rsyncd that
+    # root started, as packages do; to read, it becomes nobody, and all in the tree is readable by everyone.
+    # Of an rsyncd that is not root's: `use chroot = no`, and let it pass through the directories above.
+    use chroot = yes
+    read only = yes
+    list = yes
+
+    # What rsync or a publication has not finished, on a mirror that is pulled from; nothing published hides.
+    exclude = .*
+
+    # Past this many, others are told to come later; they are counted in `lock file`. A mirror that does not
+    # answer for ten minutes gives its place away.
+    max connections = 50
+    timeout = 600
+
+    # Of who pushes, were it ever writable; who pulls may use --delete.
+    refuse options = delete
+
+    # Images are packed already.
+    dont compress = *
+
+    # A line for each file, to syslog or to `log file`, with the address: no connection waits for DNS.
+    transfer logging = yes
+    reverse lookup = no
+"""
