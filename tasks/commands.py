@@ -138,13 +138,13 @@ def _option(name: str, what: str, kind: type = str, default: object = "") -> dic
     return {"name": name, "long": name.replace("_", "-"), "type": kind, "default": default, "help": what}
 
 
-SERVERS = ("nginx", "rsyncd")
+SERVERS = ("nginx", "apache", "rsyncd")
 WEB = ("server_name", "tree", "certificate", "certificate_key", "listen", "listen_http")
 MODULE = ("tree", "module", "comment")
 
 
 def task_serverconfig() -> dict[str, object]:
-    """Print the configuration of a server for this site: doit serverconfig nginx, or rsyncd."""
+    """Print the configuration of a server for this site: doit serverconfig nginx, apache or rsyncd."""
 
     def act(*, programs: list[str], **options: str | list[str]) -> None:
         if len(programs) != 1 or programs[0] not in SERVERS:
@@ -176,7 +176,7 @@ def task_serverconfig() -> dict[str, object]:
 
 def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
     """What a server needs; raises SettingsError for what it could not read."""
-    from tasks import rsyncd, webserver  # noqa: PLC0415 - only this command needs them
+    from tasks import apache, rsyncd, webserver  # noqa: PLC0415 - only this command needs them
 
     run, tree = runtime.current(), said.get("tree", "")
     module = rsyncd.Module(
@@ -191,12 +191,16 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
         https=tuple(said.get("listen", webserver.HTTPS)),
         http=() if listen_http == ["none"] else tuple(listen_http),
     )
-    if faults := module.faults() if program == "rsyncd" else web.faults():
+    faults = module.faults() if program == "rsyncd" else web.faults()
+    if program == "apache" and not faults:
+        faults = apache.faults(web)
+    if faults:
         raise SettingsError(faults)
     try:
         if program == "rsyncd":
             return rsyncd.rsyncd(run.layout.latest, module)
-        return webserver.nginx(run.layout.latest, run.settings.list, web)
+        make = apache.apache if program == "apache" else webserver.nginx
+        return make(run.layout.latest, run.settings.list, web)
     except ValueError as error:
         raise SettingsError([f"site.root: {error}"]) from None
 

@@ -7,6 +7,7 @@ environment, and are read when they are needed.
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -99,8 +100,9 @@ class Agent(msgspec.Struct, frozen=True):
             why = f"not every web server reads {strange[0]!r} so"
         else:
             try:
-                re.compile(text)
-            except (re.error, RecursionError, OverflowError) as error:
+                with warnings.catch_warnings(action="error", category=FutureWarning):  # sets of sets
+                    re.compile(text)
+            except (re.error, RecursionError, OverflowError, FutureWarning) as error:
                 why = str(error)
         if why:
             raise ValueError(f"{text!r} is no regular expression like '^LXD ': {why}")

@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1 for one test: nginx with TLS, an rsync daemon, an SSH server.
+"""Real servers on 127.0.0.1 for one test: nginx or Apache with TLS, an rsync daemon, an SSH server.
 
 Each is a context manager that writes a configuration of its own under the given directory, takes
 a free port, runs the program in the foreground, yields when it answers, and stops that process.
@@ -21,6 +21,7 @@ import trustme
 from tools import need, program
 
 from tasks import webserver
+from tasks.apache import apache as apache_config
 from tasks.settings import List
 
 Configured = Callable[[Path, Iterable[List], webserver.Web], str]
@@ -30,7 +31,7 @@ STOP = 10.0  # and to end, before it is killed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
-    """A running nginx."""
+    """A running nginx or Apache."""
 
     url: str  # https://localhost:PORT
     ca: Path  # the certificate that a client has to trust
@@ -63,29 +64,35 @@ class Ssh:
 def nginx(public: Path, work: Path, configured: Configured = webserver.nginx) -> Iterator[Web]:
     """Serve a directory, or a symlink that may be flipped meanwhile, as the generated configuration says."""
     need("nginx")
-    home, port, plain = _home(work, "nginx"), _free_port(), _free_port()
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(home / "ca.pem")
-    certificate = ca.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(home / "server.pem")
-    config = home / "nginx.conf"
-    told = webserver.Web(
-        names=("localhost", "127.0.0.1"),
-        certificate=str(home / "server.pem"),
-        key=str(home / "server.pem"),
-        https=(f"127.0.0.1:{port}",),
-        http=(f"127.0.0.1:{plain}",),
-    )
-    (home / "site.conf").write_text(configured(public.absolute(), (), told))
-    config.write_text(_nginx_config(home))
-    argv = [program("nginx"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(config)]
-    with _running(argv, port, home / "error.log"):
-        yield Web(
-            url=f"https://localhost:{port}",
-            ca=home / "ca.pem",
-            log=home / "access.log",
-            http=f"http://localhost:{plain}",
-        )
+    home = _home(work, "nginx")
+    web = _written(public, home, configured)
+    (home / "nginx.conf").write_text(_nginx_config(home))
+    argv = [program("nginx"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(home / "nginx.conf")]
+    with _running(argv, _port(web.url), home / "error.log"):
+        yield web
+
+
+@contextmanager
+def apache(public: Path, work: Path, configured: Configured = apache_config) -> Iterator[Web]:
+    """The same by Apache, with the modules and their settings that Debian's package enables."""
+    need("apache2")
+    home = _home(work, "apache")
+    web = _written(public, home, configured)
+    (home / "apache.conf").write_text(_apache_config(home, _port(web.url), _port(web.http)))
+    # Root's Apache would become somebody who cannot pass through the directories of a test.
+    argv = [*_not_root(), program("apache2"), "-D", "FOREGROUND", "-f", str(home / "apache.conf")]
+    with _running(argv, _port(web.url), home / "error.log"):
+        yield web
+
+
+def apache_faults(text: str, work: Path) -> str:
+    """What Apache finds wrong with a configuration, "" when it is good."""
+    home = _home(work, "apache")
+    (home / "site.conf").write_text(text)
+    (home / "apache.conf").write_text(_apache_config(home))
+    argv = [program("apache2"), "-t", "-f", str(home / "apache.conf")]
+    done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return "" if (done.returncode, done.stderr) == (0, "Syntax OK\n") else done.stderr
 
 
 def nginx_faults(text: str, work: Path) -> str:
@@ -154,6 +161,68 @@ def sshd(work: Path) -> Iterator[Ssh]:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd insists; no init script made it
     with _running([program("sshd"), "-D", "-e", "-f", str(config)], port, home / "sshd.log"):
         yield ssh
+
+
+def _written(public: Path, home: Path, configured: Configured) -> Web:
+    """Write the site's part of a web server's configuration, for free ports, with a new certificate."""
+    port, plain = _free_port(), _free_port()
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(home / "ca.pem")
+    certificate = ca.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(home / "server.pem")
+    told = webserver.Web(
+        names=("localhost", "127.0.0.1"),
+        certificate=str(home / "server.pem"),
+        key=str(home / "server.pem"),
+        https=(f"127.0.0.1:{port}",),
+        http=(f"127.0.0.1:{plain}",),
+    )
+    (home / "site.conf").write_text(configured(public.absolute(), (), told))
+    return Web(
+        url=f"https://localhost:{port}",
+        ca=home / "ca.pem",
+        log=home / "access.log",
+        http=f"http://localhost:{plain}",
+    )
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _not_root() -> list[str]:
+    """What makes a program run as nobody who may read and write all that root may."""
+    if os.geteuid() != 0:
+        return []
+    may = "+dac_override,+dac_read_search"
+    ids = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    return [program("setpriv"), *ids, f"--inh-caps={may}", f"--ambient-caps={may}"]
+
+
+def _apache_config(home: Path, *ports: int) -> str:
+    """What surrounds a site: /etc/apache2/apache2.conf and what it includes, as Debian comes with it."""
+    # fmt: off
+    modules = [
+        "mpm_event", "access_compat", "alias", "auth_basic", "authn_core", "authn_file", "authz_core",
+        "authz_host", "authz_user", "autoindex", "deflate", "dir", "env", "filter", "mime", "negotiation",
+        "reqtimeout", "setenvif", "status",
+        "socache_shmcb", "ssl", "rewrite", "headers",  # a2enmod
+    ]
+    # fmt: on
+    mods = Path("/etc/apache2/mods-available")
+    files = [mods / f"{name}.{kind}" for kind in ("load", "conf") for name in modules]
+    return "\n".join(
+        [
+            f'Define APACHE_RUN_DIR "{home}"\nDefine APACHE_LOCK_DIR "{home}"\nDefine APACHE_LOG_DIR "{home}"',
+            f'ServerRoot "/etc/apache2"\nServerName localhost\nDefaultRuntimeDir "{home}"',
+            f'PidFile "{home}/apache.pid"\nErrorLog "{home}/error.log"',
+            *(f"Include {path}" for path in files if path.exists()),
+            r'LogFormat "%h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"" combined',
+            f'CustomLog "{home}/access.log" combined',
+            *(f"Listen 127.0.0.1:{port}" for port in ports),
+            f'IncludeOptional "{home}/site.conf"',
+        ]
+    )
 
 
 def _nginx_config(home: Path) -> str:

@@ -1,8 +1,9 @@
-"""``doit serverconfig nginx``: the real nginx takes what it prints, and serves what each client should get."""
+"""``doit serverconfig``: the real nginx and Apache take what it prints, and serve what each client should get."""
 
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import clients
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from servers import Web, nginx, nginx_faults
+from servers import Web, apache, apache_faults, nginx, nginx_faults
 from sites import Site, build, files, matrix
 from test_rights import foreign, plainly
 from tools import need
 
 from tasks import webserver
+from tasks.apache import apache as apache_config
 from tasks.files import TEMPORARY
 from tasks.settings import Agent, List
 
@@ -62,14 +64,19 @@ FORMS = [
 ]
 
 
-def generated(site: Site, *lines: str) -> Any:
+SERVERS = {"nginx": nginx, "apache": apache}
+PRINTED = {"nginx": webserver.nginx, "apache": apache_config}
+FAULTS = {"nginx": nginx_faults, "apache": apache_faults}
+
+
+def generated(site: Site, *lines: str, program: str = "nginx") -> Any:
     """The configuration that the command prints, told what a test's server has."""
 
     def configured(_tree: Path, _lists: object, web: webserver.Web) -> str:
         options = [f"--server-name={name}" for name in web.names]
         options += [f"--certificate={web.certificate}", f"--certificate-key={web.key}"]
         options += [f"--listen={one}" for one in web.https] + [f"--listen-http={one}" for one in web.http]
-        result = site.doit("serverconfig", *options, *lines, "nginx")
+        result = site.doit("serverconfig", *options, *lines, program)
         assert (result.code, result.err) == (0, "")
         return result.out
 
@@ -86,9 +93,17 @@ def site_of_three(site: Site) -> Site:
     return site
 
 
+@pytest.fixture(params=["nginx", "apache"])
+def program(request: pytest.FixtureRequest) -> str:
+    """Which web server it is: all that they serve is the same."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def web(site_of_three: Site, tmp_path: Path) -> Iterator[Web]:
-    with nginx(site_of_three.latest, tmp_path / "web", generated(site_of_three)) as running:
+def web(program: str, site_of_three: Site, tmp_path: Path) -> Iterator[Web]:
+    configured = generated(site_of_three, program=program)
+    with SERVERS[program](site_of_three.latest, tmp_path / "web", configured) as running:
         yield running
 
 
@@ -185,12 +200,16 @@ def test_the_packed_index_goes_to_who_takes_it(web: Web, site_of_three: Site) ->
     for agent, name in ((INCUS, ""), (LXD, "lxd/")):
         answer = get(web, "/streams/v1/images.json", agent, encoding="gzip", stream=True)
         assert answer.headers["Content-Encoding"] == "gzip"
-        assert answer.headers["Vary"] == "Accept-Encoding, User-Agent"
+        assert sorted(re.split(", *", answer.headers["Vary"])) == ["Accept-Encoding", "User-Agent"]
         packed = answer.raw.read(decode_content=False)
         assert packed == (site_of_three.latest / f"streams/v1/{name}images.json.gz").read_bytes()
         assert (
             gzip.decompress(packed) == (site_of_three.latest / f"streams/v1/{name}images.json").read_bytes()
         )
+        for refused in ("gzip;q=0", "br, gzip; q=0.0, zstd"):
+            answer = get(web, "/streams/v1/images.json", agent, encoding=refused)
+            assert "Content-Encoding" not in answer.headers
+            assert answer.json() == site_of_three.json(f"streams/v1/{name}images.json")
 
 
 def test_the_page_is_packed_for_who_takes_it(web: Web, site_of_three: Site) -> None:
@@ -240,19 +259,19 @@ def test_plain_http_gives_images_and_sends_the_rest_to_https(web: Web, site_of_t
     for path in ("/", "/streams/v1/index.json", "/meta/1.0/index-system?a=b", "/a%0D%0Ab"):
         answer = get(web, f"{web.http}{path}")
         assert answer.status_code == 301
-        assert answer.headers["Location"] == f"{web.url}{path}"
+        assert answer.headers["Location"].lower() == f"{web.url}{path}".lower()
     followed = requests.get(f"{web.http}/streams/v1/images.json", verify=str(web.ca), timeout=10)
     assert followed.json() == site_of_three.json("streams/v1/images.json")
     assert len(followed.history) == 1
 
 
-def test_on_a_mirror(site_of_three: Site, tmp_path: Path) -> None:
+def test_on_a_mirror(program: str, site_of_three: Site, tmp_path: Path) -> None:
     site_of_three.more += '[[mirror]]\nname = "near"\nurl = "mirror"\n'
     site_of_three.configure()
     site_of_three.publish()
-    configured = generated(site_of_three, f"--tree={site_of_three.mirror}")
+    configured = generated(site_of_three, f"--tree={site_of_three.mirror}", program=program)
     (site_of_three.latest / "streams/v1/lxd/images.json").unlink()
-    with nginx(site_of_three.mirror, tmp_path / "web", configured) as web:
+    with SERVERS[program](site_of_three.mirror, tmp_path / "web", configured) as web:
         assert get(web, "/streams/v1/images.json", LXD).json()["products"].keys() == {*KEYS[:2]}
 
 
@@ -268,9 +287,17 @@ def test_without_plain_http_or_lists(site: Site, tmp_path: Path) -> None:
     assert not site.root.exists(), "it makes nothing"
 
 
+def test_lxc_finds_the_index_and_the_image(web: Web, site_of_three: Site, tmp_path: Path) -> None:
+    index = (site_of_three.latest / "meta/1.0/index-system").read_text().splitlines()
+    assert clients.lxc_list(web, tmp_path) == [line.split(";")[:5] for line in index]
+    container = clients.lxc_template(web, tmp_path, *A.split("/"))
+    (serial,) = site_of_three.products()[KEYS[0]]["versions"]
+    assert (container / "rootfs/etc/serial").read_text().strip() == serial
+
+
 @pytest.mark.parametrize("name", ["incus", "lxc"])
 def test_clients_see_different_lists_at_one_url(
-    web: Web, site_of_three: Site, tmp_path: Path, name: str
+    web: Web, program: str, site_of_three: Site, tmp_path: Path, name: str
 ) -> None:
     remote = {"incus": clients.incus, "lxc": clients.lxc}[name](web, tmp_path)
     images = {image["properties"]["os"]: image for image in remote.images()}
@@ -284,7 +311,8 @@ def test_clients_see_different_lists_at_one_url(
     assert "GET /streams/v1/images.json" in web.log.read_text()
     site_of_three.more = LISTS.replace('["debian"]', '["debian"]').replace("[0-5][.]", "never")
     site_of_three.configure()
-    with nginx(site_of_three.latest, tmp_path / "again", generated(site_of_three)) as again:
+    configured = generated(site_of_three, program=program)
+    with SERVERS[program](site_of_three.latest, tmp_path / "again", configured) as again:
         remote = {"incus": clients.incus, "lxc": clients.lxc}[name](again, tmp_path)
         assert len(remote.images()) == {"incus": 9, "lxc": 0}[name], "an empty list is no error"
 
@@ -306,33 +334,78 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.text(st.sampled_from("\"'\\{};$#~* nrtd()[]^.ab"), min_size=1, max_size=12), min_size=1, max_size=8
-    )
-)
-def test_nginx_takes_any_regular_expression(certificate: Path, agents: list[str]) -> None:
-    need("nginx")
-    good = []
-    for text in agents:
+HOSTILE = "\"'\\{};$#~* nrtd()[]^.ab|!=<>?-%@"
+
+
+def good(texts: list[str]) -> list[List]:
+    """A list for each of these that is a regular expression by our rules."""
+    agents = []
+    for text in texts:
         try:
-            good.append(Agent.parse(text))
+            agents.append(Agent.parse(text))
         except ValueError:
             continue
-    lists = [List(name=f"l{at}", client="lxd", agent=agent) for at, agent in enumerate(good)]
+    return [List(name=f"l{at}", client="lxd", agent=agent) for at, agent in enumerate(agents)]
+
+
+@pytest.mark.parametrize("program", ["nginx", "apache"])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.sampled_from(HOSTILE), min_size=1, max_size=12), min_size=1, max_size=8))
+def test_a_server_takes_any_regular_expression(program: str, certificate: Path, agents: list[str]) -> None:
+    need({"nginx": "nginx", "apache": "apache2"}[program])
     options = {"certificate": str(certificate), "key": str(certificate)}
-    text = webserver.nginx(certificate.parent, lists, web_of(**options))
-    assert nginx_faults(text, certificate.parent.parent) == ""
+    text = PRINTED[program](certificate.parent, good(agents), web_of(**options))
+    assert FAULTS[program](text, certificate.parent.parent) == ""
 
 
-def test_two_sites_in_one_nginx(certificate: Path) -> None:
+@pytest.fixture(params=["nginx", "apache"])
+def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Asks a server with these lists which of them it hands to each agent."""
+    tree = tmp_path / "tree"
+    for name in ("", *(f"l{at}/" for at in range(50))):
+        (tree / f"streams/v1/{name}").mkdir(parents=True, exist_ok=True)
+        (tree / f"streams/v1/{name}images.json").write_text(name)
+
+    def ask(lists: list[List], agents: list[str]) -> list[str]:
+        def configured(public: Path, _lists: object, web: webserver.Web) -> str:
+            return PRINTED[request.param](public, lists, web)
+
+        with SERVERS[request.param](tree, tmp_path, configured) as web:
+            return [get(web, "/streams/v1/images.json", agent).text.strip("/") for agent in agents]
+
+    return ask
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.text(st.sampled_from(HOSTILE), min_size=1, max_size=9), min_size=30, max_size=50),
+    st.lists(st.text(st.sampled_from(HOSTILE), min_size=1, max_size=9).map(str.strip), max_size=30),
+)
+@example(
+    [r"^\${2}x$", r"[${b}]z", r"a\${HOME}", "${HOME}", r"\\\"q", "'q", "^!d", "=e", "-f", "%{HTTPS}", "@STREAMS@",
+     r"b\ c", "^ab|ba$", "(?i)nOd", "x{HOME}", r"\\$"],
+    ["$$x", "$x", "bz", "$z", "a${HOME}", "", "b", '\\"q', '"q', "'q", "!d", "=e", "e", "-f", "%{HTTPS}", "@STREAMS@",
+     "b c", "xab", "abx", "xba", "NODE", "off", "x{HOME}", "\\", "$HOME", "/root"],
+)  # fmt: skip
+def test_a_server_reads_a_regular_expression_as_python_does(
+    chosen: Any, texts: list[str], agents: list[str]
+) -> None:
+    lists = good(texts)
+    agents = [agent for agent in agents if agent]  # nginx asks no regular expression about none
+    patterns = {one.name: one.agent.pattern for one in lists if one.agent}
+    expected = [next((n for n, p in patterns.items() if re.search(p, agent)), "") for agent in agents]
+    assert chosen(lists, agents) == expected
+
+
+@pytest.mark.parametrize("program", ["nginx", "apache"])
+def test_two_sites_in_one_server(program: str, certificate: Path) -> None:
+    printed = PRINTED[program]
     options = {"certificate": str(certificate), "key": str(certificate)}
     lists = [List(name="l", client="lxd", agent=Agent("a" * 1000))]
-    text = webserver.nginx(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)))
+    text = printed(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)))
     options |= {"names": ("b.example.org", "*.example.org"), "http": ("127.0.0.1:2",)}
-    text += webserver.nginx(certificate.parent, lists, web_of(**options))
-    assert nginx_faults(text, certificate.parent.parent) == ""
+    text += printed(certificate.parent, lists, web_of(**options))
+    assert FAULTS[program](text, certificate.parent.parent) == ""
 
 
 def test_the_name_of_a_host_may_be_long(certificate: Path) -> None:
@@ -349,10 +422,21 @@ def test_the_port_of_the_redirection() -> None:
     for place, said in (("443", ""), ("[::]:443", ""), ("8443", ":8443"), ("[::1]:444", ":444")):
         text = webserver.nginx(Path("/x"), [], web_of(https=(place,), http=("80",)))
         assert f"return 301 https://$server_name{said}$request_uri;" in text
+        text = apache_config(Path("/x"), [], web_of(https=(place,), http=("80",)))
+        assert f'"https://localhost{said}%{{REQUEST_URI}}" [R=301,L]' in text
+
+
+def test_the_addresses_of_an_apache() -> None:
+    for places, said in (
+        (("443", "[::]:443"), "*:443"),
+        (("0.0.0.0:1", "[::1]:2", "a.example.org:3", "*:1"), "*:1 [::1]:2 a.example.org:3"),
+    ):
+        assert f"<VirtualHost {said}>\n" in apache_config(Path("/x"), [], web_of(https=places))
 
 
 def test_what_a_path_looks_like_is_not_filled_in() -> None:
     assert 'root "/srv/@TREE@";' in webserver.nginx(Path("/srv/@TREE@"), [], web_of())
+    assert '    DocumentRoot "/srv/@TREE@"' in apache_config(Path("/srv/@TREE@"), [], web_of())
 
 
 @pytest.mark.parametrize(
@@ -360,7 +444,10 @@ def test_what_a_path_looks_like_is_not_filled_in() -> None:
     [
         (["serverconfig"], "doit serverconfig: nothing: it knows nginx"),
         (["serverconfig", "nginxx"], "doit serverconfig: nginxx: it knows nginx"),
-        (["serverconfig", "nginx", "apache"], "doit serverconfig: nginx apache: it knows nginx"),
+        (["serverconfig", "nginx", "apache"], "doit serverconfig: nginx apache: it knows nginx, apache, rsyncd"),
+        (["serverconfig", "--listen=443; x", "apache"], "--listen=443; x: write it like 443, "),
+        (["serverconfig", "--certificate-key=/a[b", "apache"], "--certificate-key=/a[b: must be an absolute path"),
+        (["serverconfig", "--tree=/a*", "apache"], "--tree=/a*: must be an absolute path in one line, without any of $*?[]"),
         (["serverconfig", "nginx", "--listen=443"], "doit serverconfig: nginx --listen=443: it knows nginx"),
         (["serverconfig", "--listen=", "nginx"], "--listen=: write it like 443, 192.0.2.1:443 or [::]:443"),
         (["serverconfig", "--listen=443; x", "nginx"], "--listen=443; x: write it like 443, "),
@@ -381,10 +468,11 @@ def test_what_it_refuses_in_one_line(site: Site, words: list[str], said: str) ->
     assert line.startswith(f"ERROR: {said}")
 
 
-def test_a_root_that_nginx_cannot_name(site: Site) -> None:
+@pytest.mark.parametrize("program", ["nginx", "apache"])
+def test_a_root_that_a_server_cannot_name(site: Site, program: str) -> None:
     site.configure()
     site.config.write_text(site.config.read_text().replace('"root"', '"ro$ot"'))
-    result = site.doit("serverconfig", "nginx")
+    result = site.doit("serverconfig", program)
     assert (result.code, result.out) == (3, "")
     assert result.err.startswith(f"ERROR: site.root: {site.base}/ro$ot/latest: must be an absolute path")
 

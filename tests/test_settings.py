@@ -547,6 +547,7 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
                 (r"a\Z", r"not every web server reads '\\Z' so"),
                 (r"\\\N{DIGIT ONE}", r"not every web server reads '\\N' so"),
                 ("(?P<host>a)", "not every web server reads '(?P' so"),
+                ("[a||b]", "Possible set union at position 2"),
                 ("[[:alpha:]]", "not every web server reads '[[' so"),
                 ("a{,3}", "not every web server reads '{,' so"),
                 ("a++", "not every web server reads '++' so"),

@@ -1,0 +1,207 @@
+"""The configuration of Apache for a site (pure: what is served, and for whom, in; text out).
+
+It serves what ``webserver.nginx`` makes nginx serve, and why is said there. How a string in it is read
+is in ap_getword_conf() of httpd's server/util.c, but for what mod_rewrite reads.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.layout import STREAMS
+from tasks.settings import List
+from tasks.webserver import Web
+
+PLAIN = "must be an absolute path in one line, without any of $*?[], which are special to Apache"
+_EVERYWHERE = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - names for all addresses, which it writes as *
+
+
+def faults(web: Web) -> list[str]:
+    """What nginx would take and Apache cannot, by its option, a line each."""
+    paths = {"tree": web.tree, "certificate": web.certificate, "certificate-key": web.key}
+    return [f"--{name}={path}: {PLAIN}" for name, path in paths.items() if path and not _is_plain(path)]
+
+
+def apache(tree: Path, lists: Iterable[List], web: Web) -> str:
+    """What Apache 2.4 needs to serve a tree; raises ValueError for one it cannot name."""
+    tree = Path(web.tree or tree)
+    if not _is_plain(str(tree)):
+        raise ValueError(f"{tree}: {PLAIN}")
+    first, *others = web.names
+    port = web.https[0].rpartition(":")[2]
+    agents = [(one.name, one.agent.pattern) for one in lists if one.agent is not None]
+    words = {
+        "TREE": _quoted(str(tree)),
+        "NAME": first,
+        "ALIASES": f"\n    ServerAlias {' '.join(others)}" if others else "",
+        "CERTIFICATE": _quoted(web.certificate or f"/etc/letsencrypt/live/{first}/fullchain.pem"),
+        "KEY": _quoted(web.key or f"/etc/letsencrypt/live/{first}/privkey.pem"),
+        "HTTPS": _places(web.https),
+        "HTTP": _places(web.http),
+        "PORT": "" if port == "443" else f":{port}",
+        "STREAMS": f"/{STREAMS}",
+        "FILES": _FILES,
+        "JSON": _JSON,
+        "AGENTS": _agents(agents),
+    }
+    text = _HEAD + _HTTPS + (_HTTP if web.http else "")
+    text = text.replace("@LISTS@", _LISTS if agents else "").replace("@SITE@", _SITE)
+    return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
+
+
+def _is_plain(path: str) -> bool:
+    return path.startswith("/") and path.isprintable() and not set(path) & set("$*?[]")
+
+
+def _places(places: Iterable[str]) -> str:
+    """Addresses for a VirtualHost, of places as nginx writes them."""
+    parts = (place.rpartition(":") for place in places)
+    return " ".join(dict.fromkeys(f"{'*' if at in _EVERYWHERE else at}:{port}" for at, _, port in parts))
+
+
+def _agents(agents: list[tuple[str, str]]) -> str:
+    """The rules that choose a list: the first that fits skips those after it."""
+    rules = []
+    for after, (name, pattern) in enumerate(reversed(agents)):
+        skip = f",S={after}" if after else ""
+        rules.append(
+            f'    RewriteCond %{{HTTP_USER_AGENT}} "(?:{_inert(pattern)})"\n'
+            f'    RewriteRule "^/{STREAMS}/{_FILES}" - [E=imagepress_list:{name}{skip}]\n'
+        )
+    return "".join(reversed(rules))
+
+
+def _inert(pattern: str) -> str:
+    """The same regular expression without quotes and ``${``.
+
+    A quote ends it, whatever stands before (parseargline() in mod_rewrite.c); ``${`` begins a variable
+    (ap_resolve_env() in server/core.c).
+    """
+    hidden = {r"\$": r"\x24", '"': r"\x22", r"\"": r"\x22"}
+    tokens = [hidden.get(one, one) for one in re.findall(r"\\.|.", pattern)]
+    pairs = zip(["", *tokens], tokens, strict=False)
+    return "".join(r"\x7b" if pair == ("$", "{") else pair[1] for pair in pairs)
+
+
+def _quoted(text: str) -> str:
+    """A string for Apache; all but quote and backslash stay as they are."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+_JSON = r"^(/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?(?:images|index)\.json)$"
+_FILES = r"((?:images|index)\.(?:json|json\.gpg|json\.gz|sjson))$"
+
+_HEAD = """\
+# What Apache, from 2.4.39 on, needs to serve this site, made by `doit serverconfig apache`. On Debian, put it
+# at /etc/apache2/sites-available/images.conf and, the first time,
+#     a2enmod ssl rewrite headers && a2ensite images && apachectl configtest && systemctl restart apache2
+# Ports other than 80 and 443 need a `Listen` of their own (ports.conf). Make it again when [[list]] changes:
+# publications need neither that nor a reload.
+#
+# Apache has to pass through the directories above the tree; it needs nothing else of the site.
+"""
+
+_SITE = """\
+    # `latest` is a symbolic link that every publication points to a new snapshot, and is followed again for
+    # each request. Nothing in the tree configures Apache.
+    DocumentRoot @TREE@
+    <Directory "/">
+        Options FollowSymLinks
+        AllowOverride None
+        Require all denied
+    </Directory>
+    <Directory @TREE@>
+        Require all granted
+
+        # Instead of all that Apache knows: images are bytes, and what is packed is not to be unpacked.
+        RemoveEncoding .gz .xz
+        ForceType application/octet-stream
+        <FilesMatch "\\.json$">
+            ForceType application/json
+        </FilesMatch>
+        <FilesMatch "\\.gz$">
+            ForceType application/gzip
+        </FilesMatch>
+        <FilesMatch "\\.html$">
+            ForceType text/html
+        </FilesMatch>
+        <FilesMatch "\\.(?:sjson|gpg|asc|yaml|log)$|^(?:site-id|SHA256SUMS|index-(?:system|user)[.0-9]*)$">
+            ForceType text/plain
+        </FilesMatch>
+        AddDefaultCharset utf-8
+    </Directory>
+    DirectoryIndex index.html
+    # LXC asks for //meta/1.0/index-system and //images/...//rootfs.tar.xz
+    MergeSlashes On
+
+    # Everything below images/ stays as it is for as long as it is there, but for signatures, should they be
+    # made again. The indexes change with every publication: whoever keeps them longer than site.grace asks
+    # for images that are gone.
+    Header set Cache-Control "public, max-age=300"
+    <LocationMatch "^/images/.*[^/]$">
+        Header set Cache-Control "public, max-age=31536000, immutable"
+    </LocationMatch>
+    <LocationMatch "^/images/.*\\.asc$">
+        Header set Cache-Control "public, max-age=300"
+    </LocationMatch>
+
+    # Images are packed, and the indexes have their .gz beside them: nothing is packed on the way.
+    RewriteEngine on
+    RewriteRule "^" - [E=no-gzip:1,E=no-brotli:1]
+
+    # What rsync or a publication has not finished on a mirror, and whatever else hides; but certbot's.
+    RewriteRule "/\\.(?!well-known/)" - [R=404]
+"""
+
+_HTTPS = """
+<VirtualHost @HTTPS@>
+    ServerName @NAME@@ALIASES@
+
+    # Incus and LXD want TLS 1.3, and wget, for LXC, may want 1.2. Of several hosts at one address Apache may
+    # take this from the first.
+    SSLEngine on
+    SSLProtocol -all +TLSv1.2 +TLSv1.3
+    SSLCertificateFile @CERTIFICATE@
+    SSLCertificateKeyFile @KEY@
+
+@SITE@
+@LISTS@    # Who takes gzip gets the packed file.
+    RewriteRule "@JSON@" - [E=imagepress_packed:1]
+    RewriteCond %{HTTP:Accept-Encoding} "\\bgzip\\b"
+    RewriteCond %{HTTP:Accept-Encoding} "!\\bgzip *; *q=0(?:\\.0*)? *(?:,|$)"
+    RewriteCond "%{DOCUMENT_ROOT}$1.gz" -f
+    RewriteRule "@JSON@" "$1.gz" [E=imagepress_gzip:1]
+    RewriteRule "^/(?:streams|meta)/" - [PT]
+    Header merge Vary Accept-Encoding env=imagepress_packed
+    Header set Content-Encoding gzip env=imagepress_gzip
+    Header set Content-Type application/json env=imagepress_gzip
+</VirtualHost>
+"""
+
+_LISTS = """\
+    # Who gets which list, by its User-Agent; the first that fits counts, all others get images.json.
+    # Incus and LXD, programs and daemons alike, call themselves `Incus 6.0.4 (...)` and `LXD 5.0.2 (...)`.
+    # The lists lie beside, and mirrors fetch them there. A snapshot that was rolled back to may lack a list.
+    RewriteRule "^@STREAMS@/@FILES@" - [E=imagepress_choice:1]
+@AGENTS@    RewriteCond %{ENV:imagepress_list} .
+    RewriteCond "%{DOCUMENT_ROOT}@STREAMS@/%{ENV:imagepress_list}/$1" -f
+    RewriteRule "^@STREAMS@/@FILES@" "@STREAMS@/%{ENV:imagepress_list}/$1"
+    Header merge Vary User-Agent env=imagepress_choice
+
+"""
+
+_HTTP = """
+# Incus and LXD ask for every image over plain HTTP first, on the port of the remote's URL or else on 80, and
+# over HTTPS when that fails. They hold it against the hash that came with the index over HTTPS, so images may
+# go unencrypted, which costs less and lets caches help; whoever must not see what is fetched would not use
+# it: put "^" in place of "!^/images/" below and they are sent to HTTPS, which they follow. All that is
+# trusted without a hash, the indexes and all that LXC fetches, goes over HTTPS alone. Behind a proxy that
+# speaks TLS and asks here without, the last rule would send it round in a circle: let it ask the host above.
+<VirtualHost @HTTP@>
+    ServerName @NAME@@ALIASES@
+
+@SITE@
+    RewriteRule "!^/images/" "https://@NAME@@PORT@%{REQUEST_URI}" [R=301,L]
+</VirtualHost>
+"""
