@@ -219,6 +219,8 @@ def _apache_config(home: Path, *ports: int) -> str:
             *(f"Include {path}" for path in files if path.exists()),
             r'LogFormat "%h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"" combined',
             f'CustomLog "{home}/access.log" combined',
+            # What many a server has beside:
+            "AddEncoding x-gzip .gz .tgz\nAddEncoding x-xz .xz\nDirectoryIndex disabled\nDirectoryIndex index.php",
             *(f"Listen 127.0.0.1:{port}" for port in ports),
             f'IncludeOptional "{home}/site.conf"',
         ]

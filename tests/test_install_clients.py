@@ -84,9 +84,11 @@ CLASSIC_BACKPORTS = (
 THIRD = "deb https://third.example.org/debian bookworm main\n"  # looks like Debian's, sorts first
 
 
-def run_script(apt: Path, *words: str, os_release: str = BOOKWORM) -> subprocess.CompletedProcess[str]:
+def run_script(
+    apt: Path, *words: str, os_release: str = BOOKWORM, **more: str
+) -> subprocess.CompletedProcess[str]:
     (apt / "os-release").write_text(os_release)
-    env = {**os.environ, "APT_DIR": str(apt), "OS_RELEASE": str(apt / "os-release")}
+    env = {**os.environ, "APT_DIR": str(apt), "OS_RELEASE": str(apt / "os-release"), **more}
     argv = ["sh", str(SCRIPT), *words]
     return subprocess.run(argv, env=env, check=False, timeout=60, capture_output=True, text=True)
 
@@ -162,6 +164,21 @@ def test_without_an_entry_of_the_archive_the_operator_is_told(tmp_path: Path) ->
         f"install-clients: no entry for bookworm of Debian's archive in {tmp_path};"
         " add bookworm-backports by hand\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("os_release", "own"),
+    [(BOOKWORM, {"lxd", "chromium"}), ('ID=ubuntu\nVERSION_ID="24.04"\n', {"incus", "incus-tools"})],
+    ids=["debian", "ubuntu"],
+)
+def test_whoever_is_not_root_is_told_what_is_missing(os_release: str, own: set[str], tmp_path: Path) -> None:
+    for name, answer in (("dpkg-query", ""), ("id", "echo 1000")):  # a machine that has nothing
+        (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    done = run_script(tmp_path, os_release=os_release, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    told, _, packages = done.stderr.splitlines()[-1].partition(", to install ")
+    assert (done.returncode, told) == (1, "install-clients: has to be run as root")
+    assert {"nginx", "apache2", "rsync", "lxc", "incus-client"} | own <= {*packages.split()}
 
 
 def test_another_system_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def test_types_and_caching(web: Web, site_of_three: Site) -> None:
     (serial,) = site_of_three.products()[KEYS[0]]["versions"]
     place = f"/images/{A}/{serial}"
     types = {
+        "/index.html": "text/html; charset=utf-8",
+        "/key.asc": "text/plain; charset=utf-8",
         "/streams/v1/images.json": "application/json",
         "/streams/v1/images.sjson": "text/plain; charset=utf-8",
         "/streams/v1/images.json.gpg": "text/plain; charset=utf-8",
@@ -182,9 +184,17 @@ def test_types_and_caching(web: Web, site_of_three: Site) -> None:
             assert answer.status_code == 200, path
             assert answer.content == (site_of_three.latest / path.strip("/")).read_bytes()
             assert answer.headers["Content-Type"] == wanted, path
+            assert "Content-Encoding" not in answer.headers, path
             image = path.startswith("/images/") and not path.endswith(".asc")
             assert answer.headers["Cache-Control"] == (FOREVER if image else LATER), path
             assert "Vary" not in answer.headers or path.startswith("/streams/")
+
+
+def test_the_page_is_what_people_find(web: Web, site_of_three: Site) -> None:
+    answer = get(web, "/")
+    assert answer.content == (site_of_three.latest / "index.html").read_bytes()
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Cache-Control"] == LATER
 
 
 def test_a_serial_may_be_escaped_and_slashes_doubled(web: Web, site_of_three: Site) -> None:
@@ -210,6 +220,10 @@ def test_the_packed_index_goes_to_who_takes_it(web: Web, site_of_three: Site) ->
             answer = get(web, "/streams/v1/images.json", agent, encoding=refused)
             assert "Content-Encoding" not in answer.headers
             assert answer.json() == site_of_three.json(f"streams/v1/{name}images.json")
+        (site_of_three.latest / f"streams/v1/{name}images.json.gz").unlink()
+        answer = get(web, "/streams/v1/images.json", agent, encoding="gzip")
+        assert "Content-Encoding" not in answer.headers
+        assert answer.json() == site_of_three.json(f"streams/v1/{name}images.json")
 
 
 def test_the_page_is_packed_for_who_takes_it(web: Web, site_of_three: Site) -> None:
