@@ -109,7 +109,6 @@ _SITE = """\
     <Directory "/">
         Options FollowSymLinks
         AllowOverride None
-        Require all denied
     </Directory>
     <Directory @TREE@>
         Require all granted
