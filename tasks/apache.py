@@ -171,6 +171,7 @@ _HTTPS = """
     RewriteCond %{HTTP:Accept-Encoding} "!\\bgzip *; *q=0(?:\\.0*)? *(?:,|$)"
     RewriteCond "%{DOCUMENT_ROOT}$1.gz" -f
     RewriteRule "@JSON@" "$1.gz" [E=imagepress_gzip:1]
+    # Below DocumentRoot, also on a machine that has a directory /streams.
     RewriteRule "^/(?:streams|meta)/" - [PT]
     Header merge Vary Accept-Encoding env=imagepress_packed
     Header set Content-Encoding gzip env=imagepress_gzip
