@@ -19,7 +19,7 @@ from tasks.exposure import Exposure
 from tasks.hands import *  # noqa: F403 - and what he decides
 from tasks.imports import *  # noqa: F403 - images that no Jenkins built
 from tasks.options import ADOPT, OPTIONS
-from tasks.reporter import asked, doit_config, same, step
+from tasks.reporter import asked, doit_config, kept, same, step
 
 Tasks = Iterator[dict[str, object]]
 
@@ -114,7 +114,7 @@ def task_page() -> dict[str, object]:
         "task_dep": ["proof"],  # which may take something out of the indexes
         "file_dep": [site.catalogue, tree.TEMPLATE, *show.files()],
         "targets": show.people(),
-        "uptodate": [same(lambda: (run.settings.page, run.settings.signing.key)), asked(show.has_key)],
+        "uptodate": [kept(show.page_mark), asked(show.has_key)],
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
-from tasks import indexes, mirror, preview, prune, purge, snapshot, tree
+from tasks import files, indexes, mirror, preview, prune, purge, snapshot, tree
 from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE
 from tasks.runtime import Run
@@ -50,6 +50,11 @@ class Exposure:
     def people(self) -> list[Path]:
         """The page, and the key."""
         return [self._layout.public / PAGE, self._layout.public / KEY]
+
+    def page_mark(self) -> tuple[object, ...]:
+        """What the page is told beside the indexes, and what is in it."""
+        settings, html = self._settings, files.read(self._layout.public / PAGE) or b""
+        return settings.page, settings.signing.key, files.digest(html)
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""

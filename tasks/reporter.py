@@ -66,6 +66,20 @@ def same(value: Callable[[], object]) -> Callable[..., bool]:
     return check
 
 
+def kept(value: Callable[[], object]) -> Callable[..., bool]:
+    """A doit up-to-date check: the value is what it was after the task last ended well."""
+
+    def mark() -> str:
+        return files.digest(encode(guarded(value)()))
+
+    def check(task: Any, values: Mapping[str, str]) -> bool:  # noqa: ANN401 - doit has no types
+        key = f"kept {len(task.value_savers)}"
+        task.value_savers.append(lambda: {key: mark()})
+        return values.get(key) == mark()
+
+    return check
+
+
 def asked(question: Callable[..., bool], *arguments: object) -> Callable[[], bool]:
     """A doit up-to-date check: the answer is yes; asked when the task's turn comes."""
     return lambda: guarded(question)(*arguments)

@@ -455,6 +455,14 @@ def test_a_page_that_is_gone_is_written_again(three: Site, name: str) -> None:
     assert (three.latest / name).read_bytes() == before
 
 
+def test_a_page_that_was_altered_is_made_again(three: Site) -> None:
+    before = html(three.latest)
+    (three.root / "site/public/index.html").write_bytes(before + b"<script>alert(1)</script>")
+    assert "page" in three.publish().executed
+    assert html(three.latest) == html(three.mirror) == before
+    assert three.publish().executed == ["poll"]
+
+
 def test_what_is_in_quarantine_is_on_the_page_as_it_is_exposed(three: Site) -> None:
     before = listed(three)
     build(three.ci, A, B, C)
