@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 READ_ONLY = frozenset(
-    {"plan", "serverconfig", "snapshots", "status", "verify"}
+    {"plan", "serverconfig", "snapshots", "status", "twin", "verify"}
 )  # for everybody who may read the site
 Given = ParamSpec("Given")
 Told = TypeVar("Told")

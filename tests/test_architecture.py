@@ -26,6 +26,7 @@ NOUNS = {
     "rsyncd",
     "schema",
     "streams",
+    "twin",
     "webserver",
     "words",
 }

@@ -13,6 +13,7 @@ SMALL = {
     "hashes.py": ["--products=2", "--images=1", "--size=1000", "--runs=1"],
     "many.py": ["--products=2", "--payload=1000", "--runs=1"],
     "tarball.py": ["--mib=1", "--members=20", "--runs=1"],
+    "upstream.py": ["--versions=2", "--runs=1"],
 }
 
 
