@@ -83,7 +83,7 @@ def task_streams() -> dict[str, object]:
         "actions": step(show.streams),
         "file_dep": [site.catalogue],
         "targets": show.stream_files(),
-        "uptodate": [same(lambda: (rules, run.settings.list)), same(lambda: run.settings.signing.key)],
+        "uptodate": [same(show.streamed), same(lambda: run.settings.signing.key)],
     }
 
 

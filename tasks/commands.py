@@ -196,13 +196,17 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
     faults = module.faults() if program == "rsyncd" else web.faults()
     if program == "apache" and not faults:
         faults = apache.faults(web)
+        faults += (
+            ["upstream: its redirects are there for nginx alone so far"] if run.settings.upstream else []
+        )
     if faults:
         raise SettingsError(faults)
     try:
         if program == "rsyncd":
             return rsyncd.rsyncd(run.layout.latest, module)
-        make = apache.apache if program == "apache" else webserver.nginx
-        return make(run.layout.latest, run.settings.list, web)
+        if program == "apache":
+            return apache.apache(run.layout.latest, run.settings.list, web)
+        return webserver.nginx(run.layout.latest, run.settings.list, web, run.settings.upstream)
     except ValueError as error:
         raise SettingsError([f"site.root: {error}"]) from None
 

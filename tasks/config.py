@@ -132,10 +132,7 @@ class _Reader:
 
     def located(self, settings: Settings, clone: Path) -> Settings:
         """Check what only the whole can tell, and make the key and local mirrors absolute."""
-        for what, rows in (("mirror", settings.mirror), ("list", settings.list)):
-            names = [row.name for row in rows]
-            for name in sorted({name for name in names if names.count(name) > 1}):
-                self.fault(what, f"two {what}s are called {name!r}; names must differ")
+        self.check_names(settings)
         root, home = settings.site.root.resolve(), clone.resolve()
         if home.is_relative_to(root) or root.is_relative_to(home):
             self.fault("site.root", f"{settings.site.root} and the checkout {clone} must lie apart")
@@ -143,9 +140,6 @@ class _Reader:
             self.check_jenkins(settings.jenkins)
         for number, rule in enumerate(settings.rules, start=1):
             self.check_match(f"rules[{number}].match", rule.match)
-        for number, one in enumerate(settings.list, start=1):
-            for pattern in one.match:
-                self.check_match(f"list[{number}].match", pattern)
         signing = settings.signing
         if not signing.uses_gpg:
             signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
@@ -156,6 +150,19 @@ class _Reader:
             for mirror in settings.mirror
         )
         return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
+
+    def check_names(self, settings: Settings) -> None:
+        """Check the names of tables that have one, and the patterns in them."""
+        lists, upstreams, mirrors = settings.list, settings.upstream, settings.mirror
+        for what, rows in (("mirror", mirrors), ("list", lists), ("upstream", upstreams)):
+            names = [row.name for row in rows]
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                self.fault(what, f"two {what}s are called {name!r}; names must differ")
+        matches = {"list": [one.match for one in lists], "upstream": [one.match for one in upstreams]}
+        for what, some in matches.items():
+            for number, patterns in enumerate(some, start=1):
+                for pattern in patterns:
+                    self.check_match(f"{what}[{number}].match", pattern)
 
     def check_match(self, where: str, pattern: str) -> None:
         """Check a pattern of products."""

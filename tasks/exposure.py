@@ -39,9 +39,21 @@ class Exposure:
         shown = self._layout.snapshots / pin.snapshot / "public" if pin else None
         return tree.lists(shown) if shown else [one.name for one in self._settings.list]
 
+    @property
+    def overlays(self) -> list[str]:
+        """The upstreams that are shown beside our own: those of the pinned snapshot, where there is one."""
+        pin = self._run.decisions.pinned()
+        shown = self._layout.snapshots / pin.snapshot / "public" if pin else None
+        return tree.overlays(shown) if shown else [one.name for one in self._settings.upstream]
+
+    def streamed(self) -> object:
+        """What the streams are made of beside the catalogue."""
+        settings = self._settings
+        return settings.rules, settings.list, self.overlays, files.stamp(self._layout.overlays)
+
     def stream_files(self) -> list[Path]:
         """Every file of the streams."""
-        return tree.stream_files(self._layout.public, self.lists)
+        return tree.stream_files(self._layout.public, self.lists, self.overlays)
 
     def files(self) -> list[Path]:
         """Every file that names images."""
@@ -74,8 +86,7 @@ class Exposure:
 
     def streams(self) -> str:
         """Write and sign the streams."""
-        rules, lists = self._settings.rules, self._settings.list
-        return indexes.write_streams(self._layout, rules, self._run.signer, lists=lists)
+        return indexes.write_streams(self._layout, self._settings, self._run.signer)
 
     def lxc_index(self) -> str:
         """Write and sign the indexes of LXC."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
-from tasks import files, lxcindex, streams, tree
+from tasks import files, lxcindex, overlay, streams, tree
 from tasks.audit import audit
 from tasks.catalogue import Catalogue, catalogue, duplicates, spared
 from tasks.decisions import Decisions
@@ -19,7 +19,7 @@ from tasks.ledgers import adopt
 from tasks.policy import CLIENTS, matches
 from tasks.proof import prove_tree
 from tasks.schema import Fault
-from tasks.settings import List, Lxc, Rule, Settings, Share
+from tasks.settings import List, Lxc, Rule, Settings, Share, Upstream
 from tasks.sign import Signer, publish_signed
 from tasks.state import NONE, Ledger, Offers, Quarantine, load, load_all, save
 from tasks.words import counted
@@ -127,13 +127,11 @@ def _refuse_hiding(
 
 
 def write_streams(
-    layout: Layout,
-    rules: Iterable[Rule],
-    signer: Callable[[], Signer],
-    held: Quarantine = NONE,
-    lists: Collection[List] = (),
+    layout: Layout, settings: Settings, signer: Callable[[], Signer], held: Quarantine = NONE
 ) -> str:
     """index.json and images.json with .gpg, .sjson and .gz, at both of their places, and those of each list.
+
+    Before them those of each upstream, for index.json names what is there.
 
     A product in quarantine keeps the entry that is exposed now, an image in quarantine has none. Lists
     of other names go.
@@ -141,13 +139,14 @@ def write_streams(
     listing = _listing(layout)
     if listing.pinned:
         return _again(layout, listing, (STREAMS, STREAMS_TWIN), signer)
-    images, rules = tuple(i for i in listing.images if i.path not in held.images), tuple(rules)
+    images, rules = tuple(i for i in listing.images if i.path not in held.images), settings.rules
     shown = tuple(i for i in images if i.product.key not in held.products)
     document = streams.images_json(shown, rules, _kept(layout, listing, held))
-    changed = tree.put_streams(layout.public, document, signer())
+    changed, others, yielded = _put_overlays(layout, settings.upstream, document, signer())
+    changed |= tree.put_streams(layout.public, document, signer())
     dead_lists = list[str]()
-    counts = [counted(len(streams.keys(document)), "product")]
-    for one in lists:
+    counts = [counted(len(streams.keys(document)), "product"), *others]
+    for one in settings.list:
         new = one.name not in tree.lists(layout.latest)
         kept = _kept(layout, listing, held, "" if new else one.name)
         kept = streams.chosen(streams.for_clients(kept, [one.client]), one.match)
@@ -156,17 +155,36 @@ def write_streams(
         counts.append(f"{len(streams.keys(document))} in {one.name}")
         empty = [what for what in one.match if not any(matches(what, i.product) for i in images)]
         dead_lists += [f"; the list {one.name}: no product matches {what!r}" for what in empty]
-    changed |= _drop_lists(layout, {one.name for one in lists})
+    changed |= _drop_lists(layout, {one.name for one in settings.list})
     listed = spared(images)
     twins = duplicates(listed)
     cut = [one.path for one, other in zip(images, listed, strict=True) if one != other]
     dead = idle(layout, images, rules)
     some = f"{len(dead)} of {counted(len(rules), 'rule')}"
     notes = [f"; no product for {some}: {_named(map(repr, dead))}"] if dead else []
-    notes += dead_lists
+    notes += dead_lists + yielded
     notes += [f"; {BESIDE_CONTAINERS} in {_named(cut)}"] if cut else []
     notes += [f"; {path} repeats a fingerprint of {first} and is not listed" for path, first in twins.items()]
     return ", ".join(counts) + ("" if changed else ", no byte changed") + "".join(notes)
+
+
+def _put_overlays(
+    layout: Layout, upstreams: Iterable[Upstream], document: Mapping[str, streams.Json], signer: Signer
+) -> tuple[bool, list[str], list[str]]:
+    """What stands beside ours, without what would clash: whether any changed, counts, and what yields.
+
+    An upstream that never answered has a file without products.
+    """
+    taken = overlay.Taken(of if isinstance(of := document.get("products"), dict) else {})
+    names = [one.name for one in upstreams]
+    changed = tree.drop_overlays(layout.public, names)
+    counts, notes = list[str](), list[str]()
+    for name in names:
+        products, left = taken.spare(load(layout.overlay(name), dict) or {})
+        changed |= tree.put_overlay(layout.public, name, products, signer)
+        counts.append(f"{len(products)} of {name}")
+        notes += [f"; {line}" for line in overlay.said(left)]
+    return changed, counts, notes
 
 
 def _named(names: Iterable[str]) -> str:
@@ -254,7 +272,7 @@ def prove(
     pinned = _listing(layout).pinned  # what was shown before has no newcomers to blame
     # The indexes may be what an earlier quarantine left of them.
     if not pinned and (load(layout.quarantine, Quarantine) or NONE) != NONE:
-        write_streams(layout, rules, signer, lists=lists)
+        write_streams(layout, settings, signer)
         write_lxc(layout, rules, lxc, signer)
     while faults := _faults(layout, held, () if pinned else lists):
         more = held.with_faults(faults)
@@ -267,7 +285,7 @@ def prove(
         if not allow_shrink():
             _refuse_shrink(layout, _spared(layout, held), settings.site.max_shrink)
         save(layout.quarantine, held)  # before it shows: a kill must not make it look like all there is
-        write_streams(layout, rules, signer, held, lists)
+        write_streams(layout, settings, signer, held)
         write_lxc(layout, rules, lxc, signer, held)
     shown = tree.audiences(layout.public)
     there = {image.product.key for image in _listing(layout).images}
@@ -303,7 +321,7 @@ def _spared(layout: Layout, held: Quarantine) -> set[str]:
 def _faults(layout: Layout, held: Quarantine, lists: Iterable[List]) -> list[Fault]:
     """Everything that any client would stumble over; a list that nobody knows of may be for each."""
     public = layout.public
-    sizes = files.sizes(public)
+    sizes = files.sizes(public) | tree.elsewhere(public)
     incumbents = {
         key: str(product.get("aliases", "")).split(",")
         for key, product in tree.listed_streams(layout.latest).items()
@@ -320,12 +338,14 @@ def unsigned(
     layout: Layout, present: Container[str], held: Quarantine, lists: Collection[str] = ()
 ) -> list[Fault]:
     """Published files without their signature."""
+    others = tree.overlays(layout.public)
     found = [
         Fault("", f"{path.relative_to(layout.public)} does not exist")
-        for path in tree.stream_files(layout.public, lists)
+        for path in tree.stream_files(layout.public, lists, others)
         if not path.exists()
     ]
     both = [(STREAMS / of / name, STREAMS_TWIN / of / name) for of in ("", *lists) for name in BOTH]
+    both += [(STREAMS / f"{name}.json", STREAMS_TWIN / f"{name}.json") for name in others]
     found += [
         Fault("", f"{twin} is not the same as {path}")
         for path, twin in both

@@ -110,6 +110,19 @@ class Layout:
         """What a mirror was last given, or why not."""
         return self.state / "mirrors" / f"{mirror}.json"
 
+    def followed(self, upstream: str) -> Path:
+        """What an upstream was last asked, and why that failed."""
+        return self.state / "upstream" / f"{upstream}.json"
+
+    @property
+    def overlays(self) -> Path:
+        """The products of upstreams, as they may stand beside ours."""
+        return self.state / "overlays"
+
+    def overlay(self, upstream: str) -> Path:
+        """Those of one upstream."""
+        return self.overlays / f"{upstream}.json"
+
     def image(self, image: Image) -> Path:
         """The directory of an image."""
         return self.public / image.path

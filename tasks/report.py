@@ -12,7 +12,7 @@ from tasks.image import Image, Product, serial_time
 from tasks.layout import Layout
 from tasks.ledgers import exposed
 from tasks.settings import Settings
-from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
+from tasks.state import Failure, Followed, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
 from tasks.words import counted
 
 SHOWN = 20  # lines of one sort before the rest is only counted
@@ -28,6 +28,10 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
         found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
     kept = load(layout.quarantine, Quarantine) or Quarantine()
     found += [f"{name}: in quarantine: {why}" for name, why in _apart(kept).items()]
+    for upstream in settings.upstream:
+        followed = load(layout.followed(upstream.name), Followed)
+        if followed and followed.failed:
+            found.append(f"upstream {upstream.name}: {followed.failed}")
     for mirror in settings.mirror:
         known = load(layout.mirrored(mirror.name), Mirrored)
         if known and known.failed:
@@ -73,7 +77,11 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
     name = latest_name(layout)
     lines = word.lines()
     lines += _some("held", (f"{product}: {why}" for product, why in sorted(offers.held.items())))
-    lines += _some("note", offers.notes)
+    followed = {
+        one.name: load(layout.followed(one.name), Followed) or Followed() for one in settings.upstream
+    }
+    left_out = [f"upstream {of}: {note}" for of, known in followed.items() for note in known.notes]
+    lines += _some("note", [*offers.notes, *left_out])
     lines += _some("failed", faults(layout, settings))
     if nothing_done:
         lines.append("nothing changed")
@@ -82,9 +90,10 @@ def summary(layout: Layout, settings: Settings, word: Decisions, *, nothing_done
         apart = f" (and {count} in quarantine)" if count else ""
         paths = tree.listed_paths(layout.latest)  # a proof or a signature may have failed since collect
         products = {path.rpartition("/")[0] for path in paths}
+        others = [f" {counted(many, 'product')} of {of}," for of, many in tree.others(layout.latest).items()]
         lines.append(
             f"exposed: {counted(len(products), 'product')}, {counted(len(paths), 'image')}{apart},"
-            f" in {layout.latest} -> {name}"
+            f"{''.join(others)} in {layout.latest} -> {name}"
         )
     else:
         lines.append("exposed: nothing yet")

@@ -214,7 +214,16 @@ class Run:
                 raise InvalidCommand(f"{asked}: there is no such product{hint}")
 
     def poll(self) -> str:
-        """The poll step: wait for the hook's build, then for the lock, then ask unless just done."""
+        """The poll step: Jenkins, then the upstreams, unless it is a job's hook that asks."""
+        said = [self._poll()]
+        if self.settings.upstream and not self.options.job:
+            from tasks.follow import follow  # noqa: PLC0415 - as above
+
+            said += follow(self.layout, self.settings.upstream)
+        return "; ".join(said)
+
+    def _poll(self) -> str:
+        """Ask Jenkins: wait for the hook's build, then for the lock, then ask unless just done."""
         from tasks.hook import await_build  # noqa: PLC0415 - as above
         from tasks.poll import poll  # noqa: PLC0415 - as above
 

@@ -125,7 +125,7 @@ def _product_faults(product: Mapping[str, object]) -> Iterator[str]:
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             yield f"{field} must map strings to strings, else the whole list is unreadable"
     end = product.get("support_eol")
-    if end and isinstance(end, str) and not _is_day(end):
+    if end and isinstance(end, str) and not is_day(end):
         yield f"support_eol {end!r} is no YYYY-MM-DD: clients overlook it"
     if canonical_arch(str(product.get("arch"))) is None:
         yield f"no client knows the architecture {product.get('arch')!r}"
@@ -162,7 +162,8 @@ def is_dated(start: str) -> bool:
     return bool(_DATE.match(start))  # strptime also takes 2026112 and other digits than ours
 
 
-def _is_day(text: str) -> bool:
+def is_day(text: str) -> bool:
+    """Whether clients read it as a day."""
     try:
         return bool(Day.parse(text))
     except ValueError:

@@ -240,6 +240,29 @@ class List(msgspec.Struct, frozen=True, kw_only=True):
     agent: Agent | None = None  # whose User-Agent gets it; None is nobody, unless by its own URL
 
 
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[upstream]]``: another image server, whose products are listed beside ours."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^(?!images\Z|index\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z",
+            description="made of letters, digits, '_' and '-', and neither 'images' nor 'index'",
+        ),
+    ]
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~%:/+-]*)?\Z",
+            description="an http:// or https:// URL without user",
+        ),
+    ]
+    keyring: Path
+    match: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] = ("*",)
+    mode: Literal["overlay"] = "overlay"
+    ca: Path | None = None
+
+
 class Lxc(msgspec.Struct, frozen=True, kw_only=True):
     """``[lxc]``: the compat-level indexes written beside the bare one."""
 
@@ -287,6 +310,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jenkins: Jenkins | None = None
     rules: tuple[Rule, ...] = ()
     list: tuple[List, ...] = ()
+    upstream: tuple[Upstream, ...] = ()
     deltas: Deltas = Deltas()
     lxc: Lxc = Lxc()
     page: Page = Page()

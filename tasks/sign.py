@@ -6,13 +6,14 @@ of what it would cover is exposed: every failure here is fatal.
 """
 
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tasks import files
-from tasks.errors import ProgramFailed, SettingsError, SigningError
+from tasks.errors import ProgramFailed, ProgramMissing, SettingsError, SigningError
 from tasks.image import SUMS
 from tasks.layout import KEY
 from tasks.programs import run
@@ -198,6 +199,38 @@ def verifier(settings: Signing, keys: Sequence[Path]) -> Verifier:
     if keys:
         return Verifier([one for key in keys for one in certificates(_key(key, "--key"), f"--key={key}")])
     return Verifier(_own(settings))
+
+
+def signed_by(signed: bytes, signature: bytes, keyring: Path) -> bytes:
+    """What a key of a ring has signed: a clear-signed text, or a file with its detached signature.
+
+    By gpgv, for whom the ring is the operator's word: the keys of Ubuntu's images are of 2009 and 2012, and
+    sequoia does not take how they bind their names. Expired and revoked keys count too. Raises ValueError
+    for a signature that is none, ProgramMissing without gpgv, SettingsError for a ring that cannot be read.
+    """
+    if not signature and not _CLEAR.fullmatch(signed.replace(b"\r\n", b"\n")):
+        raise ValueError("is no clear-signed text, or has something around it")
+    what = f"keyring: {keyring}"
+    try:
+        ring = b"".join(bytes(one) for one in certificates(keyring.read_bytes(), what))
+    except OSError as error:
+        raise SettingsError([f"{what} cannot be read: {error.strerror}"]) from error
+    with files.disk("write"), tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        for name, data in {"ring": ring, "signed": signed, "signature": signature}.items():
+            (work / name).write_bytes(data)
+        argv: list[str | Path] = ["gpgv", "--status-fd", "1", "--keyring", work / "ring"]
+        text = work / "text"
+        argv += [work / "signature", work / "signed"] if signature else ["--output", text, work / "signed"]
+        try:
+            status = run(argv, timeout=TIMEOUT)
+        except ProgramMissing:
+            raise
+        except ProgramFailed as error:
+            raise ValueError(f"has no good signature of a key in {keyring}: {error}") from None
+        if b"[GNUPG:] VALIDSIG " not in status:
+            raise ValueError(f"has no good signature of a key in {keyring}")
+        return signed if signature else text.read_bytes()
 
 
 def keyring(settings: Signing, before: bytes) -> bytes:

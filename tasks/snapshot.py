@@ -27,7 +27,7 @@ def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
     if not compat and files.status(layout.public / OLD_SERIAL):
         files.unlink(layout.public / OLD_SERIAL)
     switched = compat != (layout.latest / OLD_SERIAL).exists()
-    if not latest and not (load(layout.catalogue, Catalogue) or Catalogue(())).images:
+    if not latest and not _has_any(layout):
         return "nothing to show yet"
     if latest and not switched and _same(layout.public, layout.snapshots / latest / "public"):
         mark_lapsing(layout, now)
@@ -46,6 +46,12 @@ def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
     files.point(layout.latest, f"snapshots/{name}/public")
     mark_lapsing(layout, now)
     return name
+
+
+def _has_any(layout: Layout) -> bool:
+    """Whether the indexes list an image, here or at an upstream."""
+    public, listing = layout.public, load(layout.catalogue, Catalogue) or Catalogue(())
+    return bool(listing.images) or any(tree.overlaid(public, name) for name in tree.overlays(public))
 
 
 def _own(layout: Layout) -> None:

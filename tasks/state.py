@@ -97,6 +97,16 @@ class Mirrored(msgspec.Struct, frozen=True):
     gone: tuple[str, ...] = ()  # images that were withdrawn at once, and are not there any more
 
 
+class Followed(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream stands."""
+
+    url: str = ""
+    rules: str = ""  # a digest of what the configuration says of it, and of its keyring
+    failed: str = ""  # why there is no newer knowledge
+    marks: Mapping[str, str] = msgspec.field(default_factory=dict)  # file -> ETag and SHA-256 of it
+    notes: tuple[str, ...] = ()  # what was left out
+
+
 def load(path: Path, kind: type[Record]) -> Record | None:
     """One record, None where there is none; raises TreeError when it cannot be read."""
     if (data := files.read(path)) is None:

@@ -45,6 +45,7 @@ METADATA_OF = {"incus": (INCUS, LXD), "lxd": (LXD, INCUS)}  # own metadata first
 VM = "virtual-machine"  # combined_type; without it a unified image is a container
 UNIFIED_OF = {"incus": (UNIFIED, UNIFIED_LXD), "lxd": (UNIFIED_LXD, UNIFIED)}  # as above
 NOTHING: Mapping[str, Json] = {}
+NO_OTHERS: Mapping[str, Iterable[str]] = {}
 INDEX, IMAGES = "index.json", "images.json"
 
 
@@ -78,18 +79,37 @@ def images_json(
     }
 
 
-def index_json(products: Iterable[str], suffix: str = "json") -> dict[str, Json]:
+def index_json(
+    products: Iterable[str], suffix: str = "json", others: Mapping[str, Iterable[str]] = NO_OTHERS
+) -> dict[str, Json]:
     """The index of any list; the signed one names the signed products file (``images.sjson``).
 
-    It names the URL, at which a web server serves the list of whoever asks.
+    It names the URL, at which a web server serves the list of whoever asks. ``others`` are the products
+    files of upstreams by their names; one without a product is nothing that clients would open.
     """
-    entry: dict[str, Json] = {
-        "datatype": "image-downloads",
-        "format": "products:1.0",
-        "path": str(STREAMS / f"images.{suffix}"),
-        "products": sorted(products),
+    files = {"images": sorted(products), **{name: sorted(of) for name, of in others.items()}}
+    entries: dict[str, Json] = {
+        name: {
+            "datatype": "image-downloads",
+            "format": "products:1.0",
+            "path": str(STREAMS / f"{name}.{suffix}"),
+            "products": of,
+        }
+        for name, of in files.items()
+        if of or name == "images"
     }
-    return {"format": "index:1.0", "index": {"images": entry}}
+    return {"format": "index:1.0", "index": entries}
+
+
+def sizes(products: Mapping[str, Json]) -> dict[str, int]:
+    """The bytes of every file that a products file names, as it says."""
+    return {
+        str(item.get("path")): size
+        for product in products.values()
+        for version in _versions(product).values()
+        for _, item in _objects(version.get("items") if isinstance(version, dict) else None)
+        if isinstance(size := item.get("size"), int)
+    }
 
 
 def items(image: Image, clients: Collection[str]) -> dict[str, Json]:

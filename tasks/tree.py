@@ -11,6 +11,7 @@ from tasks import files, lxcindex, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
+from tasks.overlay import TOP
 from tasks.policy import CLIENTS
 from tasks.settings import Lxc, Page, Settings, Signing
 from tasks.sign import Signer, is_whole, keyring, publish_signed
@@ -22,13 +23,14 @@ OLD_FORMS = ("json", "json.gpg", "sjson")
 FORMS = ("json", "json.gpg", "json.gz", "sjson")
 
 
-def stream_files(public: Path, lists: Iterable[str] = ()) -> list[Path]:
-    """Every file that ``put_streams`` leaves, for images.json and these lists."""
+def stream_files(public: Path, lists: Iterable[str] = (), others: Iterable[str] = ()) -> list[Path]:
+    """Every file that ``put_streams`` leaves, for images.json and these lists, and those of upstreams."""
+    names = dict.fromkeys(lists, ("images", "index")) | {"": ("images", "index", *others)}
     return [
         public / top / of / f"{name}.{form}"
-        for of in ("", *lists)
+        for of in names
         for top in (STREAMS, STREAMS_TWIN)
-        for name in ("images", "index")
+        for name in names[of]
         for form in FORMS
     ]
 
@@ -48,6 +50,32 @@ def lists(public: Path) -> list[str]:
     """The names of the lists beside images.json that a tree has."""
     found = (path for top in (STREAMS, STREAMS_TWIN) for path in (public / top).glob("*"))
     return sorted({path.name for path in found if path.is_dir()})
+
+
+def overlays(public: Path) -> list[str]:
+    """The names of the upstreams whose products a tree lists beside its own."""
+    found = (path for top in (STREAMS, STREAMS_TWIN) for path in (public / top).glob("*.json"))
+    ours = (streams.INDEX, streams.IMAGES)
+    return sorted({one.stem for one in found if one.name not in ours and one.name[0] != "."})
+
+
+def overlaid(public: Path, name: str) -> dict[str, Json]:
+    """The products of an upstream as a tree lists them."""
+    products = (load(public / STREAMS / f"{name}.json", dict) or {}).get("products")
+    return products if isinstance(products, dict) else {}
+
+
+def others(public: Path) -> dict[str, int]:
+    """How many products a tree's index names of each upstream."""
+    index = (load(public / STREAMS / streams.INDEX, dict) or {}).get("index")
+    named = index.items() if isinstance(index, dict) else ()
+    return {name: len(of["products"]) for name, of in named if name != "images"}
+
+
+def elsewhere(public: Path) -> dict[str, int]:
+    """Every file that lies at an upstream, with the bytes that this says it has."""
+    found = (streams.sizes(overlaid(public, name)) for name in overlays(public))
+    return {path: size for one in found for path, size in one.items() if path.startswith(f"{TOP}/")}
 
 
 def listed_products(public: Path) -> set[str]:
@@ -106,14 +134,40 @@ def _record(public: Path, path: str) -> Image | None:
 
 
 def put_streams(public: Path, document: Mapping[str, Json], by: Signer, of: str = "") -> bool:
-    """Write images.json and index.json, or those of a list, with .gpg, .sjson and .gz, at both places."""
+    """Write images.json and index.json, or those of a list, with .gpg, .sjson and .gz, at both places.
+
+    The index names the upstreams' files too that are there; a list is of our own images alone.
+    """
     names, changed = streams.keys(document), False
+    others = {name: list(overlaid(public, name)) for name in overlays(public)} if not of else {}
     for place in (STREAMS, STREAMS_TWIN):
         directory = public / place / of
         changed |= _put_stream(directory / streams.IMAGES, streams.text(document), None, by)
-        index, signed = (streams.text(streams.index_json(names, suffix)) for suffix in ("json", "sjson"))
+        index, signed = (streams.text(streams.index_json(names, form, others)) for form in ("json", "sjson"))
         changed |= _put_stream(directory / streams.INDEX, index, signed, by)
     return changed
+
+
+def put_overlay(public: Path, name: str, products: Mapping[str, Json], by: Signer) -> bool:
+    """Write the products of an upstream in all forms at both places, for ``put_streams`` to name."""
+    document: dict[str, Json] = {
+        "content_id": name,
+        "datatype": "image-downloads",
+        "format": "products:1.0",
+        "products": dict(products),
+    }
+    data = streams.text(document)
+    places = [public / top / f"{name}.json" for top in (STREAMS, STREAMS_TWIN)]
+    return True in [_put_stream(path, data, None, by) for path in places]
+
+
+def drop_overlays(public: Path, wanted: Collection[str]) -> bool:
+    """Remove those of all other upstreams; says whether there was one."""
+    stale = [name for name in overlays(public) if name not in wanted]
+    for top in (STREAMS, STREAMS_TWIN):
+        for path in (public / top / f"{name}.{form}" for name in stale for form in FORMS):
+            files.unlink(path)
+    return bool(stale)
 
 
 def _put_stream(path: Path, data: bytes, signed: bytes | None, by: Signer) -> bool:

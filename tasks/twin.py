@@ -88,7 +88,7 @@ class _Walk:
             names.add(name)
             ftype = item.get("ftype")
             if isinstance(ftype, str) and ftype in TWINS:
-                found.setdefault(ftype, (begin, value, last))
+                found[ftype] = begin, value, last
         for ftype in found if len(found) == 1 else ():
             name = TWINS[ftype]
             while name in names:

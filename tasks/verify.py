@@ -7,7 +7,7 @@ indexes, and whether they speak of these images.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,7 @@ from tasks.schema import listed_items
 from tasks.settings import Lxc
 from tasks.sign import Verifier, certificates, is_whole
 from tasks.threads import CORES, apart, together
-from tasks.tree import listed_paths, lists, page_of
+from tasks.tree import elsewhere, listed_paths, lists, overlays, page_of
 from tasks.words import counted
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
@@ -76,7 +76,8 @@ class _Verification:
 
     def __init__(self, tree: Path, verifier: Verifier, say: Say, ring: bytes | None) -> None:
         self._tree, self._verifier, self._say, self._ring = tree, verifier, say, ring
-        self._sizes = files.sizes(tree)
+        self._others = overlays(tree)
+        self._sizes = files.sizes(tree) | elsewhere(tree)
         self._images: dict[str, Image] = {}
         self._damaged: set[str] = set()
         self._done = Verified()
@@ -86,7 +87,7 @@ class _Verification:
         self._read_images()
         names, before = lists(self._tree), self._done.faults
         for of in ("", *names):
-            self._streams(of)
+            self._streams(of, [] if of else self._others)
         present = {PurePosixPath(path) for path in self._sizes}
         indexes = {path.with_name(path.name.removesuffix(".asc")) for path in present if path.parent == LXC}
         for path in sorted(indexes | {LXC / name for name in lxcindex.names(lxc.levels)}):
@@ -156,9 +157,9 @@ class _Verification:
             self._fault(f"{path}{suffix}", why)
         return data
 
-    def _streams(self, of: str) -> None:
-        """images.json and index.json, or those of a list, at both of their places."""
-        for name in (streams.IMAGES, streams.INDEX):
+    def _streams(self, of: str, others: Iterable[str]) -> None:
+        """images.json and index.json, or those of a list, and the upstreams', at both of their places."""
+        for name in (streams.IMAGES, streams.INDEX, *(f"{one}.json" for one in others)):
             path, twin = STREAMS / of / name, STREAMS_TWIN / of / name
             self._stream(path.parent, name)
             self._stream(twin.parent, name)
@@ -231,10 +232,12 @@ class _Verification:
     def _clear(self, form: bytes, data: bytes) -> tuple[str, bytes]:
         """The signed index names the signed products file; the last line feed is the signature's."""
         self._done.signatures += 1
+        plain_data = data
         why, text = self._verifier.clear(form)
-        plain, signed = (b'"%s"' % str(STREAMS / f"images.{form}").encode() for form in ("json", "sjson"))
-        same = text.removesuffix(b"\n") == data.replace(plain, signed).removesuffix(b"\n")
-        return why, data if same else text
+        for name in ("images", *self._others):
+            plain, signed = (b'"%s"' % str(STREAMS / f"{name}.{form}").encode() for form in ("json", "sjson"))
+            data = data.replace(plain, signed)
+        return why, (plain_data if text.removesuffix(b"\n") == data.removesuffix(b"\n") else text)
 
     def _unpacked(self, form: bytes, data: bytes) -> tuple[str, bytes]:
         """Not more than should be there: a bomb is only another content."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from tasks.layout import STREAMS
-from tasks.settings import List
+from tasks.overlay import TOP
+from tasks.settings import List, Upstream
 
 _NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]*")
 _LISTEN = re.compile(r"(([A-Za-z0-9.*_-]+|\[[0-9A-Fa-f:.]+\]):)?([0-9]{1,5})")
@@ -50,7 +51,7 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
+def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
     """What nginx needs inside ``http {}`` to serve a tree; raises ValueError for one it cannot name."""
     tree = Path(web.tree or tree)
     if not _is_plain(str(tree)):
@@ -61,6 +62,10 @@ def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
     agents = [
         f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None
     ]
+    others = []
+    for one in upstreams:
+        asked = _quoted(f"~^/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
+        others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
         "TREE": _quoted(str(tree)),
         "NAMES": " ".join(web.names),
@@ -72,9 +77,18 @@ def nginx(tree: Path, lists: Iterable[List], web: Web) -> str:
         "STREAMS": f"/{STREAMS}",
         "MARK": mark,
         "AGENTS": "\n".join(agents),
+        "OTHERS": "\n".join(others),
+        "TOP": TOP,
     }
-    text = _HEAD + (_LISTS if agents else "") + _HTTPS + (_HTTP if web.http else "")
+    text = (
+        _HEAD
+        + (_LISTS if agents else "")
+        + (_OTHERS if others else "")
+        + _HTTPS
+        + (_HTTP if web.http else "")
+    )
     text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
+    text = text.replace("@REDIRECT@", _REDIRECT if others else "")
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
 
 
@@ -101,7 +115,7 @@ _TYPES = """\
 _HEAD = """\
 # What nginx needs to serve this site, made by `doit serverconfig nginx`. Put it where nginx.conf includes it
 # within http {}, as /etc/nginx/conf.d/images.conf, ask `nginx -t`, and reload nginx. Make it again when
-# [[list]] changes: publications need neither that nor a reload.
+# [[list]] or [[upstream]] changes: publications need neither that nor a reload.
 #
 # nginx has to pass through the directories above the tree; it needs nothing else of the site.
 
@@ -122,6 +136,25 @@ map $http_user_agent $imagepress_list_@MARK@ {
     default "";
 @AGENTS@
 }
+"""
+
+_OTHERS = """
+# What lies at an upstream ([[upstream]]) is fetched there: the rest of the request as it came, for in $uri
+# its escapes are undone.
+map $request_uri $imagepress_upstream_@MARK@ {
+    default "";
+@OTHERS@
+}
+"""
+
+_REDIRECT = """\
+    location ^~ /@TOP@/ {
+        if ($imagepress_upstream_@MARK@ = "") {
+            return 404;
+        }
+        return 302 $imagepress_upstream_@MARK@;
+    }
+
 """
 
 _HTTPS = """
@@ -156,12 +189,12 @@ server {
         return 404;
     }
 
-    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
+@REDIRECT@    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
     location ~ ^@STREAMS@/(?<imagepress_file>(?:images|index)\\.(?:json|json\\.gpg|json\\.gz|sjson))$ {
         gzip_static on;
         add_header Cache-Control $imagepress_cache_@MARK@;  # add_header forgets those outside
 @CHOICE@    }
-    location ~ ^/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?(?:images|index)\\.json$ {
+    location ~ ^/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?[^/]+\\.json$ {
         gzip_static on;
     }
 
@@ -212,7 +245,7 @@ server {
     }
     location /images/ {
     }
-    location / {
+@REDIRECT@    location / {
         return 301 https://$server_name@PORT@$request_uri;
     }
 }

@@ -76,7 +76,7 @@ class World:
         layout, word = self.layout, decisions(self.layout)
         prune(layout, self.settings, word, self.now)
         indexes.collect(layout, self.settings, word, allow_shrink=True)
-        indexes.write_streams(layout, (), lambda: self.signer)
+        indexes.write_streams(layout, self.settings, lambda: self.signer)
         indexes.write_lxc(layout, (), Lxc(), lambda: self.signer)
         indexes.prove(layout, self.settings, lambda: self.signer, lambda: True)
         snapshot(layout, self.now)

@@ -119,11 +119,11 @@ def test_what_nobody_is_to_blame_for_stops_the_exposure(site: Site) -> None:
     build(site.ci, PRODUCTS[0])
     site.publish()
     shown = site.latest.resolve()
-    (site.root / "site/public/streams/v1/extra.json").write_text("{}")
+    (site.root / "site/public/meta/1.0/extra").write_text("{}")
     build(site.ci, PRODUCTS[0])
     result = site.publish(code=2)
     assert "nothing is exposed" in result.out
-    assert "streams/v1/extra.json has no signature" in result.out
+    assert "meta/1.0/extra has no signature" in result.out
     assert site.latest.resolve() == shown
 
 

@@ -109,7 +109,7 @@ def main() -> None:
 
         doit("rebuild")
         indexes.collect(layout, settings, Decisions(), allow_shrink=True)
-        indexes.write_streams(layout, (), lambda: by)
+        indexes.write_streams(layout, settings, lambda: by)
         indexes.write_lxc(layout, (), Lxc(), lambda: by)
         indexes.write_page(layout, settings)
         snapshot.snapshot(layout, datetime.now(UTC))
