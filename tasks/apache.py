@@ -145,9 +145,15 @@ _SITE = """\
         Header set Cache-Control "public, max-age=300"
     </LocationMatch>
 
-    # Images are packed, and the indexes have their .gz beside them: nothing is packed on the way.
+    # Images are packed, and the indexes have their .gz beside them: only the page is packed on the way.
     RewriteEngine on
-    RewriteRule "^" - [E=no-gzip:1,E=no-brotli:1]
+    RewriteRule "!^/(?:index\\.html)?$" - [E=no-gzip:1]
+    RewriteRule "^" - [E=no-brotli:1]
+    <IfModule mod_deflate.c>
+        <Location "/index.html">
+            SetOutputFilter DEFLATE
+        </Location>
+    </IfModule>
 
     # What rsync or a publication has not finished on a mirror, and whatever else hides; but certbot's.
     RewriteRule "/\\.(?!well-known/)" - [R=404]
