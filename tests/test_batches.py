@@ -106,8 +106,8 @@ def test_one_image_by_name_exposes_nothing(stalled: Site, go: threading.Event) -
 def test_a_batch_that_cannot_be_shown_does_not_stop_the_others(stalled: Site, go: threading.Event) -> None:
     """What is wrong is said at once, and the end of the run says so with its exit code."""
     stalled.lines = 'batch = 2\nbatch_time = "0s"'
-    (stalled.root / "site/public/streams/v1").mkdir(parents=True)
-    (stalled.root / "site/public/streams/v1/extra.json").write_text("{}")
+    (stalled.root / "site/public/meta/1.0").mkdir(parents=True)
+    (stalled.root / "site/public/meta/1.0/extra").write_text("{}")
     process = stalled.start("publish")
     wait_for(
         lambda: len(list(stalled.root.glob("site/public/images/tiny/*/amd64/default/*/SHA256SUMS"))) == 5

@@ -363,7 +363,7 @@ def test_a_mirror_alone_that_fails_is_exit_1(three: Site) -> None:
 
 def test_what_was_not_exposed_is_not_called_published(three: Site) -> None:
     three.publish()
-    (three.root / "site/public/streams/v1/extra.json").write_text("{}")
+    (three.root / "site/public/meta/1.0/extra").write_text("{}")
     build(three.ci, A)
     result = three.publish("--job=image-tiny", "--build=2", code=2)
     assert "published" not in result.out.replace("not published", "")
