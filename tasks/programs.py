@@ -59,8 +59,12 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
     late = threading.Event()
 
     def end() -> None:
+        with suppress(ProcessLookupError):  # it may have ended by itself this very moment
+            os.killpg(child.pid, signal.SIGKILL)
+
+    def too_late() -> None:
         late.set()
-        os.killpg(child.pid, signal.SIGKILL)
+        end()
 
     with tempfile.TemporaryFile() as complaints:
         try:
@@ -76,7 +80,7 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
         except OSError as error:
             raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
         with child:
-            timer = threading.Timer(timeout, end)
+            timer = threading.Timer(timeout, too_late)
             timer.daemon = True
             timer.start()
             try:
@@ -86,8 +90,7 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
                 child.wait()
             finally:
                 timer.cancel()
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
+                end()
         if late.is_set():
             raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "")
         if child.returncode:
