@@ -4,8 +4,11 @@ doit's own back ends write everything at the very end of a run (doit/dependency.
 power cut would lose a night's work. Loaded by name: see ``tool.doit.plugins.backend``.
 """
 
+import fcntl
+import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -80,14 +83,28 @@ class Journal:
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.name, timeout=60, isolation_level=None, check_same_thread=False)
         try:
-            db.executescript(
-                "pragma journal_mode=wal; pragma synchronous=normal;"
-                "create table if not exists doit (task text primary key, data text) without rowid"
-            )
+            with self._alone():
+                db.executescript(
+                    "pragma journal_mode=wal; pragma synchronous=normal;"
+                    "create table if not exists doit (task text primary key, data text) without rowid"
+                )
         except sqlite3.Error:
             db.close()
             raise
         return db
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time makes a new database: SQLite waits for no other that turns it to WAL."""
+        if self.name == ":memory:":
+            yield
+            return
+        handle = os.open(Path(self.name).parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _row(self, task: str, *, fresh: bool) -> Row | None:
         """A saved row; with ``fresh``, one that another process may have saved meanwhile."""

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def sshd(work: Path) -> Iterator[Ssh]:
 
 def _written(public: Path, home: Path, configured: Configured) -> Web:
     """Write the site's part of a web server's configuration, for free ports, with a new certificate."""
-    port, plain = _free_port(), _free_port()
+    port, plain = _free_ports(2)
     ca = trustme.CA()
     ca.cert_pem.write_to_path(home / "ca.pem")
     certificate = ca.issue_cert("localhost", "127.0.0.1")
@@ -312,10 +312,16 @@ def _home(work: Path, name: str) -> Path:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return _free_ports(1)[0]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Held until all are found: a port that is given back may be given out again."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager

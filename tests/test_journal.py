@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -344,3 +345,23 @@ def _count(db: Path) -> int:
         return len(rows(db))
     except sqlite3.OperationalError:
         return 0
+
+
+def test_many_that_begin_at_once_on_a_new_site_all_open(tmp_path: Path) -> None:
+    """SQLite tells all but one of them at once that a new database is locked, whatever the timeout."""
+    for turn in range(60):
+        began = time.time() + 0.03
+        children = [os.fork() or _open_at(tmp_path / f"{turn}/doit.db", began) for _ in range(4)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+
+
+def _open_at(path: Path, began: float) -> int:
+    """In a child of the test: open the database at that time, and end."""
+    try:
+        manager = opened(path)
+        while time.time() < began:
+            pass
+        manager.get_values("publish")
+        os._exit(0)
+    finally:
+        os._exit(1)

@@ -223,8 +223,9 @@ def test_without_a_key_nothing_is_exposed(three: Site) -> None:
 
 def test_two_publications_at_once_share_the_work(three: Site) -> None:
     runs = [three.start("publish") for _ in range(4)]
-    results = [run.communicate(timeout=120)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0, 0], results
+    spoken = [run.communicate(timeout=120) for run in runs]
+    results = [out for out, _ in spoken]
+    assert [run.returncode for run in runs] == [0, 0, 0, 0], spoken
     made = [line.split()[0] for out in results for line in out.splitlines() if line.startswith("image:")]
     assert sorted(made) == sorted(f"image:{product}" for product in (A, B, C))
     assert len(three.products()) == 3
