@@ -124,7 +124,7 @@ def task_snapshot() -> dict[str, object]:
         "actions": step(show.freeze),
         "file_dep": [*show.files(), *show.people()],
         "task_dep": ["page"],
-        "uptodate": [same(run.ledgers), site.latest.exists, same(lambda: run.settings.site.compat)],
+        "uptodate": [same(run.ledgers), site.latest.exists, asked(show.is_cleared), same(show.has_old_names)],
     }
 
 

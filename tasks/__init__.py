@@ -9,7 +9,8 @@ and rsyncd (what serves it), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
 check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; beside it bring (the road of
 an image that no Jenkins built: take), follow (other servers), and decide, preview, report, verify, rebuild.
-Doors to the world: files (disk), web (other servers), foreign (other people's), tree (the indexes of a tree),
+Doors to the world: files (disk), frozen (snapshots of file systems), web (other servers), foreign (other
+people's), tree (the indexes of a tree),
 audit (an image's directory, read whole), programs (processes), xdelta, hashed (bytes that come in a stream),
 threads, sign
 (OpenPGP), state (the records in the state directory), ledgers (in line with the tree), layout (where

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from doit import task_params
 from doit.exceptions import TaskFailed
 
-from tasks import demo, preview, report, runtime
+from tasks import demo, files, frozen, preview, report, runtime
 from tasks.errors import SettingsError
 from tasks.exposure import Exposure
 from tasks.image import Product
@@ -20,6 +20,7 @@ from tasks.state import encode
 
 __all__ = [
     "task_demo_build",
+    "task_init",
     "task_plan",
     "task_rebuild",
     "task_serverconfig",
@@ -123,6 +124,21 @@ def task_plan() -> dict[str, object]:
         "pos_arg": "globs",
         "meta": {"lockless": True},
     }
+
+
+def task_init() -> dict[str, object]:
+    """Make ready the place of the site, on btrfs a subvolume; says how snapshots will be made."""
+
+    def act() -> str:
+        run = runtime.current()
+        wanted, layout = run.settings.snapshot.backend, run.layout
+        done = frozen.convert(layout) if wanted in {"auto", "btrfs"} else ""
+        frozen.prepare(layout, wanted)
+        with files.disk("make"):
+            layout.staging.mkdir(parents=True, exist_ok=True)
+        return f"{done or layout.root}; snapshots by {frozen.backend(layout, wanted).name}"
+
+    return {"actions": step(act)}
 
 
 def task_snapshots() -> dict[str, object]:

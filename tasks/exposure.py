@@ -110,12 +110,32 @@ class Exposure:
         return tree.has_key(self._layout)
 
     def freeze(self) -> str:
-        """Freeze the tree and show it."""
-        return snapshot.snapshot(self._layout, self._run.now, compat=self._settings.site.compat)
+        """Freeze the tree, without what was withdrawn at once, and show it."""
+        settings = self._settings
+        purge.clear(self._layout, self._unlisted)
+        return snapshot.snapshot(
+            self._layout, self._run.now, settings.snapshot.backend, compat=settings.site.compat
+        )
+
+    def has_old_names(self) -> bool:
+        """Whether a snapshot has those of images.linuxcontainers.org's publisher."""
+        return self._settings.site.compat
+
+    def is_cleared(self) -> bool:
+        """Whether nothing that was withdrawn at once lies in the tree."""
+        return not any((self._layout.public / path).exists() for path in self._unlisted)
+
+    @property
+    def _unlisted(self) -> set[str]:
+        """What was withdrawn at once, and the new indexes do not name."""
+        gone = self._run.decisions.withdrawn(at_once=True)
+        return gone - tree.listed_paths(self._layout.public) if gone else gone
 
     def purge(self) -> str:
         """Take back what was withdrawn at once."""
-        return purge.purge(self._layout, self._gone, self._run.signer, self._settings)
+        pin, layout = self._run.decisions.pinned(), self._layout
+        needed = {latest_name(layout), pin.snapshot if pin else ""}
+        return purge.purge(layout, self._gone, self._run.signer, self._settings, needed)
 
     def is_purged(self) -> bool:
         """Whether nothing is left of what was withdrawn at once."""

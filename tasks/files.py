@@ -8,6 +8,7 @@ Modes are 0644 and 0755 whatever the umask.
 """
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -200,7 +201,10 @@ def link_open(file: BinaryIO, target: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Make ``target`` a copy of the tree ``source`` that shares its files by hard links."""
+    """Make ``target`` a copy of the tree ``source`` that shares its files by hard links.
+
+    Between a file system's snapshot and the site there are none: there blocks are shared, if they can be.
+    """
     with disk("link into"):
         target.mkdir(parents=True)
         target.chmod(0o755)
@@ -210,7 +214,26 @@ def link_tree(source: Path, target: Path) -> None:
                 os.mkdir(here)  # noqa: PTH102 - pathlib would take half of the time of a snapshot
                 os.chmod(here, 0o755)  # noqa: PTH101, S103 - as above; the world reads it
             else:
-                os.link(entry.path, here, follow_symlinks=False)
+                try:
+                    os.link(entry.path, here, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    _copy(entry.path, here)
+
+
+def _copy(source: str, target: str) -> None:
+    with Path(source).open("rb") as old, open(target, "xb", opener=_opener) as new:
+        left = os.fstat(old.fileno()).st_size
+        try:
+            while left > 0 and (done := os.copy_file_range(old.fileno(), new.fileno(), left)):
+                left -= done
+        except OSError:  # two file systems, or one that has no such thing
+            new.seek(0)
+            new.truncate()
+            old.seek(0)
+            shutil.copyfileobj(old, new)
+    shutil.copystat(source, target)
 
 
 def stamp(directory: Path) -> str:
@@ -223,12 +246,14 @@ def stamp(directory: Path) -> str:
     return digest(repr(marks).encode())
 
 
-def inodes(top: Path) -> dict[str, int]:
-    """Every file below ``top`` with its inode: two trees of hard links are equal when these are."""
-    walk = _walk(str(top))
+def marks(top: Path) -> dict[str, tuple[int, int]]:
+    """Every file below ``top`` with its inode and time: a tree and a snapshot are equal when these are.
+
+    The time too, in nanoseconds: ZFS gives the inode of a file that went to another.
+    """
     return {
-        entry.path.removeprefix(str(top)): entry.inode()
-        for entry in walk
+        entry.path.removeprefix(str(top)): (entry.inode(), entry.stat(follow_symlinks=False).st_mtime_ns)
+        for entry in _walk(str(top))
         if not entry.is_dir(follow_symlinks=False)
     }
 

@@ -60,7 +60,7 @@ def push(  # noqa: PLR0913 - what, where, by whose leave, and when
     name = latest_name(layout)
     known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
     # Absolute, for a serial contains a colon; the real directory, for latest may be flipped meanwhile.
-    source = layout.snapshots.resolve() / name / "public"
+    source = (layout.snapshots / name / "public").resolve()
     try:
         if not is_remote(mirror.url):
             Path(mirror.url).mkdir(parents=True, exist_ok=True)

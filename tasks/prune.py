@@ -4,9 +4,10 @@ An image goes when no index that was exposed within ``grace`` names it; the snap
 drops it from what the world sees. Time is passed in.
 """
 
+import itertools
 from datetime import datetime
 
-from tasks import files
+from tasks import files, frozen
 from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
 from tasks.layout import Layout
@@ -30,9 +31,11 @@ def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> t
     )
     keep = settings.snapshot
     old = snapshots(layout)[: -keep.keep]
-    until = now.timestamp() - keep.keep_for.seconds
+    until = now.timestamp() - max(keep.keep_for.seconds, settings.site.grace.seconds)
     needed = {latest_name(layout), pin.snapshot if pin else ""}
-    gone = [name for name in old if taken(name).timestamp() <= until and name not in needed]
+    followed = dict(itertools.pairwise(snapshots(layout)))
+    # Its time runs from when it was last shown: a reader may have begun just then, and takes his time.
+    gone = [name for name in old if taken(followed[name]).timestamp() <= until and name not in needed]
     return images, gone
 
 
@@ -52,7 +55,7 @@ def prune(layout: Layout, settings: Settings, word: Decisions, now: datetime) ->
         if stay != ledger.images:
             save(layout.ledger(ledger.product), Ledger(ledger.product, stay))
     for name in old:
-        files.remove(layout.snapshots / name, layout.staging)
+        frozen.drop(layout, name)
     lapsing = load(layout.lapsing, dict[str, int]) or {}
     save(layout.lapsing, {path: since for path, since in lapsing.items() if path not in doomed})
     return f"{counted(len(images), 'image')} and {counted(len(old), 'snapshot')} removed"

@@ -25,7 +25,7 @@ from doit.exceptions import (
 )
 from msgspec.structs import replace
 
-from tasks import config, demo, files, policy, report
+from tasks import config, demo, files, frozen, policy, report
 from tasks.decisions import Decisions
 from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image, Product
@@ -162,7 +162,8 @@ class Run:
         self.lock()
         if (said := files.read(self.layout.decisions)) is not None:
             files.write_changed(self.layout.decisions_copy, said, PRIVATE)
-        files.sweep(self.layout.snapshots, self.layout.staging)
+        frozen.sweep(self.layout)
+        frozen.prepare(self.layout, self.settings.snapshot.backend)
         files.clear(self.layout.staging)
 
     def say(self, step: str, line: str) -> None:

@@ -272,7 +272,7 @@ class Lxc(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """``[snapshot]``: a snapshot goes when both limits are passed."""
 
-    backend: Literal["auto", "hardlink"] = "auto"
+    backend: Literal["auto", "btrfs", "zfs", "cephfs", "hardlink"] = "auto"
     keep: Annotated[int, Meta(ge=1)] = 3
     keep_for: Span = Span(48 * 3600)
 

@@ -1,8 +1,7 @@
 """Freeze the tree and show it to the world (acts).
 
 ``latest`` is a symbolic link that one rename(2) flips, so a reader that resolved it keeps a whole,
-unchanging tree. The hardlink back end makes a tree of directories whose files are shared with the
-site: image files never change, and indexes are replaced, never rewritten.
+unchanging tree.
 """
 
 import uuid
@@ -10,17 +9,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import files, tree
+from tasks import files, frozen, tree
 from tasks.catalogue import Catalogue
 from tasks.image import Image
 from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, Layout
 from tasks.state import Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
-def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
+def snapshot(layout: Layout, now: datetime, wanted: str = "auto", *, compat: bool = False) -> str:
     """Freeze ``site/public`` and flip ``latest``, unless it already shows just that.
 
-    With ``compat``, it has the names too for which web servers of images.linuxcontainers.org are configured.
+    ``wanted`` is the back end: with ``auto``, what the file system has. With ``compat``, it has the names
+    too for which web servers of images.linuxcontainers.org are configured.
     """
     latest = latest_name(layout)
     tree.put_old_names(layout.public, wanted=compat)
@@ -36,16 +36,11 @@ def snapshot(layout: Layout, now: datetime, *, compat: bool = False) -> str:
     name = _new_name(layout, now)
     if compat:
         files.write(layout.public / OLD_SERIAL, f"{name.partition('.')[0]}\n".encode())
-    unfinished = layout.snapshots / f"{files.TEMPORARY}{name}"
-    with files.disk("freeze"):
-        files.sweep(layout.snapshots, layout.staging)
-        layout.snapshots.mkdir(parents=True, exist_ok=True)
-        files.link_tree(layout.public, unfinished / "public")
-        unfinished.chmod(0o755)
-        unfinished.rename(layout.snapshots / name)
+    backend = frozen.backend(layout, wanted)
+    backend.freeze(name)
     files.point(layout.latest, f"snapshots/{name}/public")
     mark_lapsing(layout, now)
-    return name
+    return f"{name} ({backend.name})"
 
 
 def _has_any(layout: Layout) -> bool:
@@ -66,7 +61,7 @@ def _same(tree: Path, shown: Path) -> bool:
     index = STREAMS / "images.json"
     if (tree / index).exists() and (shown / index).exists() and not (tree / index).samefile(shown / index):
         return False
-    return files.inodes(tree) == files.inodes(shown)
+    return files.marks(tree) == files.marks(shown)
 
 
 def mark_lapsing(layout: Layout, now: datetime) -> None:

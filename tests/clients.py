@@ -142,7 +142,15 @@ def lxc_start(container: Path, *command: str) -> str:
     script = """trap 'lxc-stop --kill "$@"' EXIT; lxc-start "$@"; lxc-attach "$@" -- $command"""
     where = [f"--lxcpath={container.parent}", f"--name={container.name}"]
     # Whatever becomes of it ends with these namespaces.
-    argv = [program("unshare"), "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+    argv = [
+        program("unshare"),
+        "--mount",
+        "--propagation=slave",
+        "--pid",
+        "--mount-proc",
+        "--fork",
+        "--kill-child",
+    ]
     return run([*argv, "sh", "-ec", script, "sh", *where], environment(command=" ".join(command))).decode()
 
 

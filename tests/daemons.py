@@ -94,6 +94,7 @@ def running(name: str, ca: Path) -> Iterator[Daemon]:
     env = _daemon_environment(home, ca)
     # Killed with pytest, and all that is in the namespaces is killed with it.
     argv = [program("setpriv"), "--pdeathsig=KILL", program("unshare"), "--mount", "--pid", "--mount-proc"]
+    argv.append("--propagation=slave")  # what is unmounted meanwhile is not held by the daemon
     argv += ["--fork", "--kill-child", daemon, "--group=root"]
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -56,6 +56,7 @@ DOORS = {
     "threads",
     "files",
     "foreign",
+    "frozen",
     "hashed",
     "xdelta",
     "programs",

@@ -556,7 +556,7 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
         ("lxc.levels", "4", "expected array, got int (4)"),
         ("lxc.levels", "[0]", "expected int >= 1"),
         ("lxc.levels", "[10]", "expected int <= 9"),
-        ("snapshot.backend", "'zfs2'", "'zfs2' is not one of 'auto', 'hardlink'"),
+        ("snapshot.backend", "'zfs2'", "'zfs2' is not one of 'auto', 'btrfs', 'zfs', 'cephfs', 'hardlink'"),
         ("snapshot.keep", "0", "expected int >= 1 (0)"),
         ("snapshot.keep_for", "''", "'' is no length of time; write it like 90s, 15m, 48h or 3d"),
         ("rules.match", "''", "expected str of length >= 1 ('')"),

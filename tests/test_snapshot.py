@@ -5,6 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from sites import Site, build, files, matrix
 
@@ -55,7 +56,7 @@ def rules(tmp_path: Path) -> settings.Settings:
 
 def test_latest_shows_the_tree_as_it_was(layout: Layout) -> None:
     place(layout, image("20260101_00:00"), listed=1)
-    assert snapshot(layout, NOW) == "20261121-0830.0"
+    assert snapshot(layout, NOW) == "20261121-0830.0 (hardlink)"
     assert os.readlink(layout.latest) == "snapshots/20261121-0830.0/public"
     shown = [path for path in layout.latest.rglob("*") if path.is_file()]
     assert len(shown) == 3, "the two files and site-id"
@@ -63,7 +64,7 @@ def test_latest_shows_the_tree_as_it_was(layout: Layout) -> None:
     index.parent.mkdir(parents=True)
     index.write_text("{}")
     assert not (layout.latest / "streams").exists()
-    assert snapshot(layout, NOW) == "20261121-0830.1"
+    assert snapshot(layout, NOW) == "20261121-0830.1 (hardlink)"
     assert (layout.latest / "streams/v1/index.json").read_text() == "{}"
 
 
@@ -144,8 +145,11 @@ def test_a_snapshot_goes_when_both_limits_are_passed(layout: Layout, rules: sett
     for step in range(4):
         place(layout, *(image(f"20260101_00:{minute:02d}") for minute in range(step + 1)), listed=4)
         snapshot(layout, NOW + timedelta(minutes=step))
-    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=59))[1] == []
-    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[1] == ["20261121-0830.0"]
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[1] == [], "from when the next was shown"
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=61))[1] == ["20261121-0830.0"]
+    longer = msgspec.structs.replace(rules, site=settings.Site(root=layout.root, grace=settings.Span(7200)))
+    assert due(layout, longer, Decisions(), NOW + timedelta(minutes=120))[1] == [], "whatever is longer"
+    assert due(layout, longer, Decisions(), NOW + timedelta(minutes=121))[1] == ["20261121-0830.0"]
     assert due(layout, rules, Decisions(), NOW + timedelta(days=1))[1] == [
         "20261121-0830.0",
         "20261121-0831.0",
