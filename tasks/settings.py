@@ -93,6 +93,8 @@ class Agent(msgspec.Struct, frozen=True):
         escapes = [one for one in re.findall(r"\\.", text) if one[1].isalnum() and one[1] not in "dDwWsSbB"]
         rest = re.sub(r"\\.", "", text)
         strange = [*escapes, *re.findall(r"\(\?(?!:|=|!|<=|<!|i\)).?|\{,|\[\[|[+*?}]\+", rest)]
+        # PCRE takes these for POSIX's, and has none (check_posix_syntax in pcre2:src/pcre2_compile.c).
+        strange += [one[0] for of in (text, rest) for one in re.finditer(r"\[([.:=])[^]]*\1\]", of)]
         why = ""
         if not text.isascii() or not text.isprintable() or not 0 < len(text) <= LONGEST:
             why = f"it must be one line of ASCII, of 1 to {LONGEST} characters"

@@ -549,6 +549,10 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
                 ("(?P<host>a)", "not every web server reads '(?P' so"),
                 ("[a||b]", "Possible set union at position 2"),
                 ("[[:alpha:]]", "not every web server reads '[[' so"),
+                ("a[==]", "not every web server reads '[==]' so"),
+                ("[.b.]", "not every web server reads '[.b.]' so"),
+                (r"[:\]:]", "not every web server reads '[::]' so"),
+                (r"[=\=]", "not every web server reads '[=\\\\=]' so"),
                 ("a{,3}", "not every web server reads '{,' so"),
                 ("a++", "not every web server reads '++' so"),
             )
