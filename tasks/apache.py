@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.layout import STREAMS
-from tasks.settings import List
+from tasks.overlay import TOP
+from tasks.settings import List, Upstream
 from tasks.webserver import Web
 
 PLAIN = "must be an absolute path in one line, without any of $*?[], which are special to Apache"
@@ -22,7 +23,7 @@ def faults(web: Web) -> list[str]:
     return [f"--{name}={path}: {PLAIN}" for name, path in paths.items() if path and not _is_plain(path)]
 
 
-def apache(tree: Path, lists: Iterable[List], web: Web) -> str:
+def apache(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
     """What Apache 2.4 needs to serve a tree; raises ValueError for one it cannot name."""
     tree = Path(web.tree or tree)
     if not _is_plain(str(tree)):
@@ -43,9 +44,12 @@ def apache(tree: Path, lists: Iterable[List], web: Web) -> str:
         "FILES": _FILES,
         "JSON": _JSON,
         "AGENTS": _agents(agents),
+        "TOP": TOP,
+        "OTHERS": (redirects := _others(upstreams)),
     }
     text = _HEAD + _HTTPS + (_HTTP if web.http else "")
     text = text.replace("@LISTS@", _LISTS if agents else "").replace("@SITE@", _SITE)
+    text = text.replace("@REDIRECT@", _REDIRECT if redirects else "")
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
 
 
@@ -71,6 +75,18 @@ def _agents(agents: list[tuple[str, str]]) -> str:
     return "".join(reversed(rules))
 
 
+def _others(upstreams: Iterable[Upstream]) -> str:
+    """The rules that send on what lies elsewhere; in an address ``%1`` would be what was found."""
+    rules = []
+    for one in upstreams:
+        url = one.url.rstrip("/").replace("%", "\\%")
+        rules.append(
+            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /{TOP}/{one.name}/([^? ]+)"\n'
+            f'    RewriteRule "^/{TOP}/" "{url}/%1" [R=302,NE,QSD,L]\n'
+        )
+    return "".join(rules)
+
+
 def _inert(pattern: str) -> str:
     """The same regular expression without quotes and ``${``.
 
@@ -89,15 +105,15 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-_JSON = r"^(/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?(?:images|index)\.json)$"
+_JSON = r"^(/(?:streams|meta/simplestreams)/v1/(?:[^/]+/)?[^/]+\.json)$"
 _FILES = r"((?:images|index)\.(?:json|json\.gpg|json\.gz|sjson))$"
 
 _HEAD = """\
 # What Apache, from 2.4.39 on, needs to serve this site, made by `doit serverconfig apache`. On Debian, put it
 # at /etc/apache2/sites-available/images.conf and, the first time,
 #     a2enmod ssl rewrite headers && a2ensite images && apachectl configtest && systemctl restart apache2
-# Ports other than 80 and 443 need a `Listen` of their own (ports.conf). Make it again when [[list]] changes:
-# publications need neither that nor a reload.
+# Ports other than 80 and 443 need a `Listen` of their own (ports.conf). Make it again when [[list]] or
+# [[upstream]] changes: publications need neither that nor a reload.
 #
 # Apache has to pass through the directories above the tree; it needs nothing else of the site.
 """
@@ -155,7 +171,7 @@ _SITE = """\
         </Location>
     </IfModule>
 
-    # What rsync or a publication has not finished on a mirror, and whatever else hides; but certbot's.
+@REDIRECT@    # What rsync or a publication has not finished on a mirror, and what else hides; but certbot's.
     RewriteRule "/\\.(?!well-known/)" - [R=404]
 """
 
@@ -194,6 +210,14 @@ _LISTS = """\
     RewriteCond "%{DOCUMENT_ROOT}@STREAMS@/%{ENV:imagepress_list}/$1" -f
     RewriteRule "^@STREAMS@/@FILES@" "@STREAMS@/%{ENV:imagepress_list}/$1"
     Header merge Vary User-Agent env=imagepress_choice
+
+"""
+
+_REDIRECT = """\
+    # What lies at an upstream ([[upstream]]) is fetched there: the rest of the request as it came, for in its
+    # path all escapes are undone, and one that has an escaped slash would not be looked at.
+    AllowEncodedSlashes NoDecode
+@OTHERS@    RewriteRule "^/@TOP@/" - [R=404]
 
 """
 

@@ -212,16 +212,13 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
     faults = module.faults() if program == "rsyncd" else web.faults()
     if program == "apache" and not faults:
         faults = apache.faults(web)
-        faults += (
-            ["upstream: its redirects are there for nginx alone so far"] if run.settings.upstream else []
-        )
     if faults:
         raise SettingsError(faults)
     try:
         if program == "rsyncd":
             return rsyncd.rsyncd(run.layout.latest, module)
         if program == "apache":
-            return apache.apache(run.layout.latest, run.settings.list, web)
+            return apache.apache(run.layout.latest, run.settings.list, web, run.settings.upstream)
         return webserver.nginx(run.layout.latest, run.settings.list, web, run.settings.upstream)
     except ValueError as error:
         raise SettingsError([f"site.root: {error}"]) from None

@@ -21,7 +21,7 @@ from tools import need
 from tasks import webserver
 from tasks.apache import apache as apache_config
 from tasks.files import TEMPORARY
-from tasks.settings import Agent, List
+from tasks.settings import Agent, List, Upstream
 
 __all__ = ["foreign"]  # a fixture
 
@@ -399,9 +399,9 @@ def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 )
 @example(
     [r"^\${2}x$", r"[${b}]z", r"a\${HOME}", "${HOME}", r"\\\"q", "'q", "^!d", "=e", "-f", "%{HTTPS}", "@STREAMS@",
-     r"b\ c", "^ab|ba$", "(?i)nOd", "x{HOME}", r"\\$"],
+     r"b\ c", "^ab|ba$", "(?i)nOd", "x{HOME}", r"\\$", "q[.]q[.]"],
     ["$$x", "$x", "bz", "$z", "a${HOME}", "", "b", '\\"q', '"q', "'q", "!d", "=e", "e", "-f", "%{HTTPS}", "@STREAMS@",
-     "b c", "xab", "abx", "xba", "NODE", "off", "x{HOME}", "\\", "$HOME", "/root"],
+     "b c", "xab", "abx", "xba", "NODE", "off", "x{HOME}", "\\", "$HOME", "/root", "q.q."],
 )  # fmt: skip
 def test_a_server_reads_a_regular_expression_as_python_does(
     chosen: Any, texts: list[str], agents: list[str]
@@ -418,9 +418,10 @@ def test_two_sites_in_one_server(program: str, certificate: Path) -> None:
     printed = PRINTED[program]
     options = {"certificate": str(certificate), "key": str(certificate)}
     lists = [List(name="l", client="lxd", agent=Agent("a" * 1000))]
-    text = printed(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)))
+    upstreams = [Upstream(name="u", url="https://h.example", keyring=certificate)]
+    text = printed(certificate.parent, lists, web_of(**options, http=("127.0.0.1:2",)), upstreams)
     options |= {"names": ("b.example.org", "*.example.org"), "http": ("127.0.0.1:2",)}
-    text += printed(certificate.parent, lists, web_of(**options))
+    text += printed(certificate.parent, lists, web_of(**options), upstreams)
     assert FAULTS[program](text, certificate.parent.parent) == ""
 
 

@@ -14,10 +14,11 @@ import pytest
 import released
 from servers import Web, nginx
 from sites import Key, Site, build, matrix
-from test_serverconfig import generated, get
-from tools import program
+from test_serverconfig import PRINTED, SERVERS, generated, get
+from tools import program as found
 
 from tasks import demo
+from tasks.settings import Upstream
 from tasks.sign import Sequoia, Verifier, certificates
 
 OURS = "tiny/1/amd64/default"
@@ -107,6 +108,13 @@ def table(ubuntu: Ubuntu, **lines: str) -> str:
     return '[[upstream]]\nname = "ubuntu"\n' + "".join(f"{name} = {value}\n" for name, value in told.items())
 
 
+@pytest.fixture(params=SERVERS)
+def program(request: pytest.FixtureRequest) -> str:
+    """Which web server shows our tree."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def followed(site: Site, ubuntu: Ubuntu) -> Site:
     matrix(site.ci, OURS)
@@ -133,8 +141,10 @@ def both(ours: Web, theirs: Web, tmp_path: Path) -> Web:
     return replace(ours, ca=bundle)
 
 
-def test_incus_lists_and_fetches_through_the_redirect(followed: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
-    with nginx(followed.latest, tmp_path / "web", generated(followed)) as web:
+def test_incus_lists_and_fetches_through_the_redirect(
+    followed: Site, ubuntu: Ubuntu, tmp_path: Path, program: str
+) -> None:
+    with SERVERS[program](followed.latest, tmp_path / "web", generated(followed, program=program)) as web:
         incus = clients.incus(both(web, ubuntu.web, tmp_path), tmp_path / "home")
         listed = {(one["properties"]["os"], one["properties"]["serial"]) for one in incus.images()}
         assert len(incus.images()) == 2 + 2 * 2 * 3 * 3
@@ -197,7 +207,7 @@ def test_a_key_as_old_as_ubuntus_is_good(site: Site, ubuntu: Ubuntu, tmp_path: P
     home = tmp_path / "gnupg"
     home.mkdir(mode=0o700)
     gpg = [
-        program("gpg"),
+        found("gpg"),
         f"--homedir={home}",
         "--batch",
         "--quiet",
@@ -215,7 +225,7 @@ def test_a_key_as_old_as_ubuntus_is_good(site: Site, ubuntu: Ubuntu, tmp_path: P
             path.write_bytes(signed.stdout)
         ring = subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout
     finally:
-        subprocess.run([program("gpgconf"), f"--homedir={home}", "--kill", "all"], check=True)
+        subprocess.run([found("gpgconf"), f"--homedir={home}", "--kill", "all"], check=True)
     ubuntu.key.public.write_bytes(ring)
     why, _ = Verifier(certificates(ring, "ring")).clear(path.read_bytes())
     assert why
@@ -445,6 +455,9 @@ HOSTILE = {
     "/upstream/ubuntu/a%0D%0ASet-Cookie:x=1": "/a%0D%0ASet-Cookie:x=1",
     "/upstream/ubuntu/a%20b/c:d?x=1": "/a%20b/c:d",
     "/upstream/ubuntu//evil.example": "//evil.example",
+    "/upstream/ubuntu/a%2Fb%3Fc%252F%26+~'(),;@": "/a%2Fb%3Fc%252F%26+~'(),;@",
+    "/upstream/ubuntu/.hidden/%C3%A9%25": "/.hidden/%C3%A9%25",
+    "/upstream/ubuntu/$1/$0/%251/%25%7BHTTPS%7D/$%7Bx%7D": "/$1/$0/%251/%25%7BHTTPS%7D/$%7Bx%7D",
     "/upstream/ubuntu/": None,
     "/upstream/ubuntu": None,
     "/upstream/other/a": None,
@@ -452,8 +465,8 @@ HOSTILE = {
 }
 
 
-def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
-    with nginx(followed.latest, tmp_path / "web", generated(followed)) as web:
+def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path: Path, program: str) -> None:
+    with SERVERS[program](followed.latest, tmp_path / "web", generated(followed, program=program)) as web:
         for base in (web.url, web.http):
             for path, there in HOSTILE.items():
                 answer = get(web, base + path)
@@ -465,7 +478,22 @@ def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path:
         assert answer.json()["products"] == images(followed)
     followed.more = ""
     followed.configure()
-    assert "/upstream" not in followed.doit("serverconfig", "nginx").out
+    assert "/upstream" not in followed.doit("serverconfig", program).out
+
+
+def test_each_is_redirected_to_its_own_address(tmp_path: Path, program: str) -> None:
+    """Whatever an address may be: to Apache ``%1`` would be what was found."""
+    addresses = {"a": "https://[::1]:8443", "a-b": "http://h/%31%7B%1/x", "b": "https://h.example/~a:b/"}
+    upstreams = [Upstream(name=name, url=url, keyring=tmp_path) for name, url in addresses.items()]
+
+    def configured(public: Path, lists: Any, web: Any) -> str:
+        return PRINTED[program](public, lists, web, upstreams)
+
+    with SERVERS[program](tmp_path, tmp_path / "web", configured) as web:
+        for name, url in addresses.items():
+            there = get(web, f"/upstream/{name}/a%3A%2Fb:c").headers["Location"]
+            assert there == f"{url.rstrip('/')}/a%3A%2Fb:c"
+        assert get(web, "/upstream/a-/x").status_code == 404
 
 
 def test_thousands_of_versions_pass(site: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
