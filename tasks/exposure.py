@@ -49,7 +49,8 @@ class Exposure:
     def streamed(self) -> object:
         """What the streams are made of beside the catalogue."""
         settings = self._settings
-        return settings.rules, settings.list, self.overlays, files.stamp(self._layout.overlays)
+        urls = [one.url for one in settings.upstream]
+        return settings.rules, settings.list, self.overlays, urls, files.stamp(self._layout.overlays)
 
     def stream_files(self) -> list[Path]:
         """Every file of the streams."""

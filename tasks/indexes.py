@@ -176,12 +176,12 @@ def _put_overlays(
     An upstream that never answered has a file without products.
     """
     taken = overlay.Taken(of if isinstance(of := document.get("products"), dict) else {})
-    names = [one.name for one in upstreams]
-    changed = tree.drop_overlays(layout.public, names)
+    urls = {one.name: one.url for one in upstreams}
+    changed = tree.drop_overlays(layout.public, urls)
     counts, notes = list[str](), list[str]()
-    for name in names:
+    for name, url in urls.items():
         products, left = taken.spare(load(layout.overlay(name), dict) or {})
-        changed |= tree.put_overlay(layout.public, name, products, signer)
+        changed |= tree.put_overlay(layout.public, name, url, products, signer)
         counts.append(f"{len(products)} of {name}")
         notes += [f"; {line}" for line in overlay.said(left)]
     return changed, counts, notes

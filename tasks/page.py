@@ -1,9 +1,10 @@
 """The page for people: what the indexes list, and the lines that clients take (pure).
 
 It is made of what the indexes say, after the proof: whatever is in quarantine, withdrawn, pinned or
-hidden from a client is on the page as it is in the lists. How clients make names of aliases, and what
-they list, is in lxc/incus:shared/simplestreams (simplestreams.go, products.go) and its LXD twin; what LXC
-asks for in lxc/lxc:templates/lxc-download.in.
+hidden from a client is on the page as it is in the lists, and so are the products of upstreams, each
+with where it comes from. How clients make names of aliases, and what they list, is in
+lxc/incus:shared/simplestreams (simplestreams.go, products.go) and its LXD twin; what LXC asks for in
+lxc/lxc:templates/lxc-download.in.
 
 Every value is hostile: escaped as HTML, quoted as a word of the shell, and in links as a URL. The policy
 in the page's head lets the browser run the one script and fetch nothing.
@@ -51,6 +52,15 @@ class Address(str):
         return self.replace(SERVER, f"<b>{SERVER}</b>")
 
 
+class Origin(NamedTuple):
+    """Where a product of another server comes from, and what it calls it."""
+
+    name: str  # of the upstream
+    url: str
+    parts: tuple[str, ...]  # os, release, arch and variant, which its keys are not made of
+    also: tuple[str, ...]  # its version and title
+
+
 class Offer(NamedTuple):
     """One product as the indexes list it."""
 
@@ -61,11 +71,17 @@ class Offer(NamedTuple):
     lxc: str  # the serial that LXC's index names, "" where it does not
     requirements: Mapping[str, Mapping[str, str]]  # of each client
     files: Mapping[str, Mapping[str, int]]  # serial -> file -> bytes, as far as the streams tell
+    origin: Origin | None = None  # of what is not our own
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Os, release, arch and variant."""
+        return self.origin.parts if self.origin else tuple(self.key.split(":"))
 
     @property
     def names(self) -> list[str]:
         """Its aliases with the architecture, as clients register them too."""
-        arch = self.key.split(":")[2]
+        arch = self.parts[2]
         return [f"{alias}/{arch}" for alias in self.aliases]
 
     @property
@@ -75,8 +91,9 @@ class Offer(NamedTuple):
 
     @property
     def paths(self) -> dict[str, str]:
-        """The directories of these images, by serial, relative to ``public``."""
-        return {serial: f"images/{self.key.replace(':', '/')}/{serial}" for serial in self.serials}
+        """The directories of these images, by serial, relative to ``public``; none of what is not our own."""
+        serials = [] if self.origin else self.serials
+        return {serial: f"images/{self.key.replace(':', '/')}/{serial}" for serial in serials}
 
 
 def offers(products: Mapping[str, Json], lines: Iterable[str]) -> list[Offer]:
@@ -89,6 +106,21 @@ def offers(products: Mapping[str, Json], lines: Iterable[str]) -> list[Offer]:
     keys = sorted(products.keys() | lxc, key=lambda one: one.split(":"))
     found = (_offer(key, _object(products, key), lxc.get(key, "")) for key in keys)
     return [one for one in found if one.serials]
+
+
+def followed(name: str, document: Mapping[str, Json]) -> list[Offer]:
+    """What an upstream's file lists, by os, release, arch and variant."""
+    found, url, products = [], str(document.get("upstream") or ""), _object(document, "products")
+    for key in products:
+        product = _object(products, key)
+        os, release, version, arch, variant, title = (
+            str(product.get(field) or "")
+            for field in ("os", "release", "version", "arch", "variant", "release_title")
+        )
+        parts = (os or key, release or version, arch, variant or "default")
+        offer = _offer(key, product, "")._replace(origin=Origin(name, url, parts, (version, title)))
+        found += [offer] if offer.serials else []
+    return sorted(found, key=lambda one: (one.parts, one.key))
 
 
 def page(template: str, settings: Page, listed: Iterable[Offer], images: Mapping[str, Image]) -> bytes:
@@ -107,9 +139,10 @@ def page(template: str, settings: Page, listed: Iterable[Offer], images: Mapping
 
 
 def links(html: bytes) -> Iterator[str]:
-    """What the page links to in its own tree, by path."""
+    """What the page links to in its own tree, by path; not where an upstream is."""
     for link in re.findall(rb'<a href="([^"]*)"', html):
-        yield unquote(unescape(link.decode(errors="replace")))
+        if not link.startswith((b"https://", b"http://")):
+            yield unquote(unescape(link.decode(errors="replace")))
 
 
 def settings(html: bytes) -> Page:
@@ -179,7 +212,7 @@ def _remote(client: str, remote: str) -> list[str]:
 
 def _launch(offer: Offer, remote: str, names: Mapping[str, int]) -> Iterator[tuple[str, list[list[str]]]]:
     """A title and the commands, in words, of every line that makes an instance of this product."""
-    os, release, arch, variant = offer.key.split(":")
+    os, release, arch, variant = offer.parts
     alias = next((name for name in offer.names if names[name] == 1), "")  # what leads nowhere else
     for client, command in COMMANDS.items() if alias else ():
         for type_, kind in KINDS.items():
@@ -220,31 +253,47 @@ def _line(title: str, commands: Iterable[Iterable[str]]) -> str:
 
 
 def _row(offer: Offer, remote: str, names: Mapping[str, int], images: Mapping[str, Image]) -> str:
-    os, release, arch, variant = (escape(part) for part in offer.key.split(":"))
+    os, release, arch, variant = (escape(part) for part in offer.parts)
     newest = offer.serials[0]
     kinds = {KINDS[type_]: offer.kinds[type_] for type_ in KINDS if type_ in offer.kinds}
     kinds |= {"LXC": offer.lxc} if offer.lxc else {}
     told = [kind if serial == newest else f"{kind} ({_day(serial)})" for kind, serial in kinds.items()]
     files = {serial: _files(offer, serial, images) for serial in offer.serials}
-    words = " ".join([offer.key.replace(":", "/"), *offer.aliases, *kinds]).lower()
+    also = (offer.origin.name, offer.key, *offer.origin.also) if offer.origin else ()
+    words = " ".join(["/".join(offer.parts), *offer.aliases, *kinds, *also]).lower()
     lines = "\n".join(_line(title, line) for title, line in _launch(offer, remote, names))
     aliases = ", ".join(f"<code>{escape(alias)}</code>" for alias in offer.aliases)
     return f"""<tbody data-words="{escape(words)}">
 <tr><th scope="row"><button type="button" class="open" aria-expanded="false">\
-<span>{os}/<wbr>{release}</span></button></th>\
+<span>{os}/<wbr>{release}</span></button>{_from(offer.origin)}</th>\
 <td>{variant}</td><td>{arch}</td>\
-<td class="keep"><time datetime="{_moment(newest)}Z">{_moment(newest, " ")}</time></td><td class="keep"></td>\
+<td class="keep"><time datetime="{_moment(newest)}">{_moment(newest, " ", "")}</time></td>\
+<td class="keep"></td>\
 <td class="words">{", ".join(map(escape, told))}</td><td class="keep">{_size(_whole(files[newest]))}</td>\
 <td>{_requires(offer)}</td></tr>
 <tr><td colspan="8"><div class="lines">
 {lines}
 </div>{f'<span class="quiet">Also called</span> {aliases}' if aliases else ""}
-{"".join(_links(offer.paths[serial], files[serial]) for serial in offer.serials)}</td></tr>
+{_source(offer)}{"".join(_links(path, files[serial]) for serial, path in offer.paths.items())}</td></tr>
 </tbody>"""
 
 
+def _from(origin: Origin | None) -> str:
+    return f'<small class="quiet">from {escape(origin.name)}</small>' if origin else ""
+
+
+def _source(offer: Offer) -> str:
+    """Where a product comes from that is not our own."""
+    if not offer.origin:
+        return ""
+    name, url = escape(offer.origin.name), escape(offer.origin.url)
+    of = f'<a href="{url}" rel="external">{name}</a>' if url.startswith(("https://", "http://")) else name
+    key = escape(offer.key)
+    return f'<p class="quiet">From {of}, where it is called <code>{key}</code>.</p>'
+
+
 def _files(offer: Offer, serial: str, images: Mapping[str, Image]) -> Mapping[str, int]:
-    if image := images.get(offer.paths[serial]):
+    if image := images.get(offer.paths.get(serial, "")):
         return {name: file.size for name, file in sorted(image.files.items())}
     return offer.files.get(serial, {})
 
@@ -281,9 +330,10 @@ def _requires(offer: Offer) -> str:
     return escape(", ".join(told))
 
 
-def _moment(serial: str, between: str = "T") -> str:
-    """``YYYYMMDD_HH:MM`` as browsers and people read it; other serials as far as they are the same."""
-    return escape(f"{_day(serial)}{between}{serial[9:14]}")
+def _moment(serial: str, between: str = "T", zone: str = "Z") -> str:
+    """``YYYYMMDD_HH:MM`` as browsers and people read it; of another server's serial the day."""
+    clock = re.fullmatch("_([0-9]{2}:[0-9]{2})", serial[8:])
+    return escape(_day(serial) + (f"{between}{clock[1]}{zone}" if clock else ""))
 
 
 def _day(serial: str) -> str:

@@ -148,13 +148,14 @@ def put_streams(public: Path, document: Mapping[str, Json], by: Signer, of: str 
     return changed
 
 
-def put_overlay(public: Path, name: str, products: Mapping[str, Json], by: Signer) -> bool:
+def put_overlay(public: Path, name: str, url: str, products: Mapping[str, Json], by: Signer) -> bool:
     """Write the products of an upstream in all forms at both places, for ``put_streams`` to name."""
     document: dict[str, Json] = {
         "content_id": name,
         "datatype": "image-downloads",
         "format": "products:1.0",
         "products": dict(products),
+        "upstream": url,  # for the page; clients have no use for it
     }
     data = streams.text(document)
     places = [public / top / f"{name}.json" for top in (STREAMS, STREAMS_TWIN)]
@@ -210,6 +211,8 @@ def page_of(public: Path, settings: Page) -> bytes:
 
     lines = lxc_lines(public / LXC / "index-system").values()
     listed = page.offers(listed_streams(public), lines)
+    for name in overlays(public):
+        listed += page.followed(name, load(public / STREAMS / f"{name}.json", dict) or {})
     images = {
         path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
     }

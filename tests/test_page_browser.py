@@ -10,6 +10,7 @@ from typing import Any
 
 import clients
 import pytest
+import released
 import requests
 from browser import Browser, chromium, lines
 from conftest import Published
@@ -18,6 +19,7 @@ from test_page import EVERYTHING, HTML, NEW, OLD, SCRIPT, offers
 from test_streams import CONTAINER, LXC, image
 
 from tasks import page
+from tasks.overlay import overlaid
 from tasks.settings import Page, Rule
 
 PREFIX = "mirror/x"
@@ -115,8 +117,12 @@ def web(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Itera
     evil = offer._replace(
         aliases=(SCRIPT,), requirements={"incus": {SCRIPT: SCRIPT}, "lxd": {}}, files={NEW: {SCRIPT: 1}}
     )
+    theirs, _ = overlaid([released.products(["24.04", "22.04"], ["amd64", "ppc64el"], 2)], "u" * 60, ["*"])
+    theirs = {"products": theirs, "upstream": f"https://images.example/{'long' * 60}"}
+    others = [*listed[:3], *page.followed("u" * 60, theirs)]
     pages = {
         "more": html,
+        "others": page.page(HTML, Page(title=TITLE, remote="ours"), others, {}),
         "evil": page.page(HTML, Page(title=SCRIPT, remote=SCRIPT), [evil], {}),
         "a;b$(c)": html,
     }
@@ -146,9 +152,10 @@ def rows(browser: Browser) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("name", ["more", "others"])
 @pytest.mark.parametrize("width", [*WIDTHS, 600, 960, 961])
-def test_nothing_is_wider_than_the_window(browser: Browser, web: Web, width: int) -> None:
-    browser.open(f"{web.url}/more/", width=width)
+def test_nothing_is_wider_than_the_window(browser: Browser, web: Web, width: int, name: str) -> None:
+    browser.open(f"{web.url}/{name}/", width=width)
     for _ in range(2):
         assert browser.value("innerWidth") == width
         assert browser.value("document.documentElement.scrollWidth") <= width
@@ -171,11 +178,15 @@ def test_words_are_in_one_piece(browser: Browser, web: Web, width: int) -> None:
 class TestLook:
     """At the width of a phone and of a desk, by day and by night."""
 
-    def test_all_text_can_be_read(self, browser: Browser, web: Web, width: int, dark: bool) -> None:
-        browser.open(f"{web.url}/more/", width=width, dark=dark)
+    @pytest.mark.parametrize("name", ["more", "others"])
+    def test_all_text_can_be_read(
+        self, browser: Browser, web: Web, width: int, dark: bool, name: str
+    ) -> None:
+        browser.open(f"{web.url}/{name}/", width=width, dark=dark)
         opened(browser)
         found = browser.value(CONTRASTS)
-        assert len(found) > 150
+        assert len(found) > 70
+        assert any("SMALL" in one["what"] for one in found) == (name == "others")
         assert {"H1", "A", "BUTTON", "CODE", "SPAN", "INPUT", "LABEL", "P", "TD"} <= {
             one["what"].partition(".")[0] for one in found
         }
@@ -233,6 +244,28 @@ def test_typing_leaves_what_has_all_the_words(
     browser.type("#find", "")
     assert rows(browser) == list(everything)
     assert browser.value(status) == f"{len(everything)} products"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_other_servers_products_are_found_alike(browser: Browser, web: Web, width: int) -> None:
+    browser.open(f"{web.url}/others/", width=width)
+    url = browser.requests[0]
+    for typed, shown in (
+        ("ubuntu", 4),
+        ("24.04 vm", 2),
+        ("u" * 60, 4),
+        ("alpine", 2),
+        ("released", 0),
+        ("lts ppc64el", 2),
+    ):
+        browser.type("#find", typed)
+        assert len(rows(browser)) == shown, typed
+    opened(browser)
+    assert browser.value("document.querySelectorAll('a[rel=external]').length") == 4
+    assert [one for one in browser.requests if not one.startswith("data:")] == [url]
+    days = (datetime.now(UTC) - datetime(2020, 1, 2, tzinfo=UTC)).days
+    told = "[...document.querySelectorAll('time')].at(-1).parentElement.nextElementSibling.textContent"
+    assert browser.value(told) == f"{days} days"
 
 
 def test_every_line_does_what_it_says(
