@@ -73,15 +73,17 @@ def task_demo_build(product: str, damage: str, *, untested: bool) -> Iterator[di
 
 
 def task_status() -> dict[str, object]:
-    """How every product stands: newest serial, age, kinds, build, and what holds it; --json too."""
+    """How every product and upstream stands: newest serial, age, kinds, build, what holds it; --json too."""
 
     def act(json: bool, globs: list[str]) -> None:  # noqa: FBT001 - doit hands parameters by name
         run = runtime.current()
         known = report.status(run.layout, run.decisions, run.now)
         rows = report.chosen(known, globs)
         missed = report.unmatched(known, globs) if known else ["no product is known yet"]
-        lines = _pinned(run, [*report.table(rows), *missed])
-        sys.stdout.write(encode(rows).decode() if json else "\n".join(lines) + "\n")
+        beside = [] if globs else report.upstreams(run.layout, run.settings)
+        lines = _pinned(run, [*report.table(rows), *missed, *report.provenance(beside)])
+        told = encode({"products": rows, "upstreams": beside}).decode()
+        sys.stdout.write(told if json else "\n".join(lines) + "\n")
         _tell_blind(run)
 
     return {

@@ -169,6 +169,10 @@ class Exposure:
         yield from (f"expired: {path}, which no index has named for site.grace" for path in images)
         yield from (f"expired: snapshot {name}" for name in snapshots)
         yield from (f"withdrawn: {where}" for where in purge.due(layout, self._gone))
+        names = [] if layout.blind else [one.name for one in self._settings.upstream]
+        yield from (
+            f"new: upstream {of}, never asked yet" for of in names if not layout.followed(of).exists()
+        )
         for one in self._settings.mirror:
             if not self.is_mirrored(one):
                 yield preview.behind(one, layout, self._settings.site.grace, self._gone, run.now)

@@ -13,13 +13,14 @@ from tasks import files, overlay, streams
 from tasks.errors import PublishError, UpstreamError
 from tasks.layout import Layout
 from tasks.proof import prove_streams
-from tasks.schema import Fault, parsed
+from tasks.schema import Fault, objects, parsed
 from tasks.settings import Upstream
 from tasks.sign import signed_by
-from tasks.state import Followed, load, save
+from tasks.state import Document, Followed, load, save
 from tasks.web import Web
 
 INDEX = "streams/v1/index"
+SHORT = 100  # characters of a date that somebody else writes
 
 
 def follow(layout: Layout, upstreams: Iterable[Upstream]) -> list[str]:
@@ -40,11 +41,14 @@ def _follow(layout: Layout, of: Upstream) -> str:
         save(place, msgspec.structs.replace(known, failed=why))
         return f"{of.name}: failed: {why}; what is there stays"
     if found is None:
-        save(place, msgspec.structs.replace(known, failed="", marks=asked.marks))
+        documents = {**known.documents, **asked.documents}
+        save(place, msgspec.structs.replace(known, failed="", marks=asked.marks, documents=documents))
         return f"{of.name}: nothing new"
     products, left = found
     changed = files.write_changed(data, streams.text(products))
-    save(place, Followed(url=of.url, rules=rules, marks=asked.marks, notes=tuple(overlay.said(left))))
+    notes, documents = tuple(overlay.said(left)), {**known.documents, **asked.documents}
+    documents = {where: document for where, document in documents.items() if where in asked.marks}
+    save(place, Followed(url=of.url, rules=rules, marks=asked.marks, notes=notes, documents=documents))
     return f"{of.name}: {overlay.summary(products)}" + ("" if changed else ", no byte changed")
 
 
@@ -55,6 +59,7 @@ class _Upstream:
         self._of, self._before = of, before
         self._web = Web(of.url, str(of.ca or ""))
         self.marks: dict[str, str] = {}  # file without suffix -> its ETag, and its digest
+        self.documents: dict[str, Document] = {}  # those that are new
 
     def products(self) -> tuple[overlay.Products, list[overlay.Left]] | None:
         """What may stand beside ours of it, None when nothing is new."""
@@ -70,7 +75,13 @@ class _Upstream:
         found, left = overlay.overlaid(documents, self._of.name, self._of.match)
         found, more = overlay.Taken({}).spare(found)
         self._prove(found)
+        for place, document in zip(texts, documents, strict=True):
+            of_it = tuple(sorted(key for key, _ in objects(document, "products") if key in found))
+            self._note(place, products=of_it)
         return found, left + more
+
+    def _note(self, place: str, **told: object) -> None:
+        self.documents[place] = msgspec.structs.replace(self.documents[place], **told)
 
     def _signed(self, place: str, *, again: bool = False) -> bytes | None:
         """What a good signature covers of a file, None when it is what it was; raises UpstreamError."""
@@ -91,16 +102,20 @@ class _Upstream:
             if not signature:
                 raise UpstreamError(f"{self._of.url}/{signed} is not signed: there is no .sjson and no .gpg")
         try:
-            text = signed_by(answer.body, signature, self._of.keyring)
+            text, key = signed_by(answer.body, signature, self._of.keyring)
         except ValueError as error:
             raise UpstreamError(f"{self._of.url}/{signed}: {error}") from None
-        self.marks[place] = f"{answer.mark} {files.digest(answer.body)}"
+        self.marks[place] = f"{answer.mark} {(digest := files.digest(answer.body))}"
+        url = f"{self._of.url.rstrip('/')}/{signed}"
+        self.documents[place] = Document(url=url, etag=answer.mark, sha256=digest, key=key)
         return text
 
     def _document(self, place: str, text: bytes) -> Mapping[str, object]:
         document = parsed(text, place)
         if isinstance(document, Fault):
             raise UpstreamError(f"{self._of.url}: {document}")
+        updated = str(document.get("updated", ""))[:SHORT]
+        self._note(place, updated=updated if updated.isprintable() else ascii(updated))
         return document
 
     def _prove(self, products: overlay.Products) -> None:

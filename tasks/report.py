@@ -12,7 +12,18 @@ from tasks.image import Image, Product, serial_time
 from tasks.layout import Layout
 from tasks.ledgers import exposed
 from tasks.settings import Settings
-from tasks.state import Failure, Followed, Ledger, Mirrored, Offers, Quarantine, latest_name, load, load_all
+from tasks.state import (
+    Document,
+    Failure,
+    Followed,
+    Ledger,
+    Mirrored,
+    Offers,
+    Quarantine,
+    latest_name,
+    load,
+    load_all,
+)
 from tasks.words import counted
 
 SHOWN = 20  # lines of one sort before the rest is only counted
@@ -182,6 +193,42 @@ def _status(name: str, images: list[Image], why: tuple[str, str], now: datetime)
         held=held,
         failed=failed,
     )
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream stands."""
+
+    upstream: str
+    url: str
+    products: int  # exposed
+    documents: tuple[Document, ...] = ()  # where these come from
+    failed: str = ""  # why there is nothing newer
+
+
+def upstreams(layout: Layout, settings: Settings) -> list[Beside]:
+    """Every upstream of the configuration."""
+    exposed, rows = tree.others(layout.latest), []
+    for one in settings.upstream:
+        known = load(layout.followed(one.name), Followed) or Followed()
+        documents = tuple(document for _, document in sorted(known.documents.items()))
+        count = exposed.get(one.name, 0)
+        rows.append(
+            Beside(upstream=one.name, url=one.url, products=count, documents=documents, failed=known.failed)
+        )
+    return rows
+
+
+def provenance(rows: Iterable[Beside]) -> list[str]:
+    """Upstreams for people: what is exposed of each, and by which signed documents."""
+    lines = []
+    for row in rows:
+        lines.append(f"upstream {row.upstream}: {counted(row.products, 'product')} of {row.url}")
+        lines += [
+            f"    {one.url}" + (f" of {one.updated}" if one.updated else "") + f", signed by {one.key}"
+            for one in row.documents
+        ]
+        lines += [f"    failed: {row.failed}"] if row.failed else []
+    return lines
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

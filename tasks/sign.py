@@ -201,8 +201,8 @@ def verifier(settings: Signing, keys: Sequence[Path]) -> Verifier:
     return Verifier(_own(settings))
 
 
-def signed_by(signed: bytes, signature: bytes, keyring: Path) -> bytes:
-    """What a key of a ring has signed: a clear-signed text, or a file with its detached signature.
+def signed_by(signed: bytes, signature: bytes, keyring: Path) -> tuple[bytes, str]:
+    """What a key has signed, and which key: a clear-signed text, or a file with its detached signature.
 
     By gpgv, for whom the ring is the operator's word: the keys of Ubuntu's images are of 2009 and 2012, and
     sequoia does not take how they bind their names. Expired and revoked keys count too. Raises ValueError
@@ -228,9 +228,10 @@ def signed_by(signed: bytes, signature: bytes, keyring: Path) -> bytes:
             raise
         except ProgramFailed as error:
             raise ValueError(f"has no good signature of a key in {keyring}: {error}") from None
-        if b"[GNUPG:] VALIDSIG " not in status:
+        valid = re.search(rb"(?m)^\[GNUPG:\] VALIDSIG ([0-9A-F]+) ", status)
+        if not valid:
             raise ValueError(f"has no good signature of a key in {keyring}")
-        return signed if signature else text.read_bytes()
+        return signed if signature else text.read_bytes(), valid[1].decode()
 
 
 def keyring(settings: Signing, before: bytes) -> bytes:

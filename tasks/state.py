@@ -97,6 +97,17 @@ class Mirrored(msgspec.Struct, frozen=True):
     gone: tuple[str, ...] = ()  # images that were withdrawn at once, and are not there any more
 
 
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed file of an upstream as it was read last: where what is listed comes from."""
+
+    url: str
+    etag: str = ""
+    sha256: str = ""  # of the file as it came
+    key: str = ""  # the fingerprint of the key that signed it, as gpgv says
+    updated: str = ""  # what it says of itself
+    products: tuple[str, ...] = ()  # those of its products that are listed, by key
+
+
 class Followed(msgspec.Struct, frozen=True, kw_only=True):
     """How an upstream stands."""
 
@@ -105,6 +116,7 @@ class Followed(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""  # why there is no newer knowledge
     marks: Mapping[str, str] = msgspec.field(default_factory=dict)  # file -> ETag and SHA-256 of it
     notes: tuple[str, ...] = ()  # what was left out
+    documents: Mapping[str, Document] = msgspec.field(default_factory=dict)  # by their names without suffix
 
 
 def load(path: Path, kind: type[Record]) -> Record | None:

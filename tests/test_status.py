@@ -46,7 +46,7 @@ def test_for_people(mixed: Site) -> None:
 
 def test_for_programs_and_of_some(mixed: Site) -> None:
     result = mixed.doit("status", "--json", "tiny/*/arm64/*")
-    (one,) = json.loads(result.out)
+    (one,) = json.loads(result.out)["products"]
     assert one["product"] == B
     assert one["kinds"] == ["LXC", "container"]
     assert one["images"] == 1
@@ -84,7 +84,7 @@ def test_what_could_not_be_signed_is_not_what_is_exposed(mixed: Site) -> None:
     result = mixed.doit("publish")
     assert "collect" in result.executed, result.out + result.err
     assert "snapshot" not in result.executed
-    (one,) = json.loads(mixed.doit("status", "--json", A).out)
+    (one,) = json.loads(mixed.doit("status", "--json", A).out)["products"]
     assert one["images"] == 1
     assert one["serial"]
     assert one["held"].startswith("retired by ")
@@ -122,4 +122,4 @@ def test_a_glob_that_matches_nothing_is_named(mixed: Site) -> None:
     assert result.code == 0, result.err
     assert result.out.splitlines()[0].split()[0] == B
     assert result.out.splitlines()[1:] == ["no product matches 'big/*'; doit status shows all 3"]
-    assert json.loads(mixed.doit("status", "--json", "big/*").out) == []
+    assert json.loads(mixed.doit("status", "--json", "big/*").out)["products"] == []

@@ -104,7 +104,7 @@ def test_what_is_served_verifies_and_the_ledger_can_be_made_again(served: tuple[
     done = site.doit("rebuild")
     assert (done.code, "set aside" in done.out) == (0, False), done.out
     assert "nothing changed" in site.publish().out
-    rows = json.loads(site.doit("status", "--json").out)
+    rows = json.loads(site.doit("status", "--json").out)["products"]
     assert [row["kinds"] for row in rows] == [["container"], ["container"], ["VM"]]
 
 

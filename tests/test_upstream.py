@@ -522,3 +522,73 @@ def test_a_rollback_shows_what_was_there(followed: Site, ubuntu: Ubuntu) -> None
     assert followed.doit("rollback", "--release").code == 0
     followed.publish()
     assert images(followed)[NOBLE]["aliases"] == "new"
+
+
+def test_where_each_version_comes_from_is_known(followed: Site, ubuntu: Ubuntu) -> None:
+    """The very bytes that were signed, and by which key; for people, for programs, and after a failure."""
+    fingerprint = certificates(ubuntu.key.public.read_bytes(), "key")[0].fingerprint.upper()
+    (row,) = json.loads(followed.doit("status", "--json").out)["upstreams"]
+    assert (row["upstream"], row["url"], row["products"]) == ("ubuntu", ubuntu.web.url, 4)
+    data, index = row["documents"]
+    for document, place in ((data, DATA), (index, INDEX)):
+        file = ubuntu.public / f"{place}.sjson"
+        assert document["url"] == f"{ubuntu.web.url}/{place}.sjson"
+        assert document["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert document["etag"].startswith('"')
+        assert document["updated"] == "Sat, 21 Nov 2026 08:00:00 +0000"
+        assert len(document["key"]) == 40
+        assert fingerprint in signing_keys(ubuntu.key.public, document["key"])
+    assert data["products"] == [*images(followed)]
+    assert index["products"] == []
+    before = followed.doit("status").out
+    assert f"upstream ubuntu: 4 products of {ubuntu.web.url}\n    {data['url']} of Sat, 21 Nov" in before
+    assert f"signed by {data['key']}\n" in before
+    assert "upstream" not in followed.doit("status", "tiny/*").out
+    ubuntu.publish()  # signed again, and new in nothing else: the index alone is another
+    ubuntu.write(DATA, ubuntu.texts[DATA].replace(b"08:00:00", b"09:00:00").replace(b'"u2404"', b'"u2404x"'))
+    followed.publish()
+    new, same = json.loads(followed.doit("status", "--json").out)["upstreams"][0]["documents"]
+    assert (new["sha256"] != data["sha256"], same["sha256"] != index["sha256"]) == (True, True)
+    assert "09:00:00" in new["updated"]
+    (ubuntu.public / f"{INDEX}.sjson").unlink()
+    followed.publish(code=1)
+    (row,) = json.loads(followed.doit("status", "--json").out)["upstreams"]
+    assert row["documents"] == [new, same]
+    assert "neither is there" in row["failed"]
+    assert "    failed: " in followed.doit("status").out
+
+
+def signing_keys(ring: Path, key: str) -> str:
+    """What gpg says of the certificate of a key or subkey."""
+    argv = [
+        found("gpg"),
+        "--no-keyring",
+        "--show-keys",
+        "--with-colons",
+        "--with-subkey-fingerprint",
+        str(ring),
+    ]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    return said if key in said else ""
+
+
+def test_an_index_that_is_signed_again_is_the_one_that_is_named(followed: Site, ubuntu: Ubuntu) -> None:
+    tree = followed.tree()
+    ubuntu.write(INDEX, ubuntu.texts[INDEX].replace(b"08:00:00", b"10:00:00"))
+    assert "ubuntu: nothing new" in followed.publish().out
+    assert followed.tree() == tree
+    data, index = json.loads(followed.doit("status", "--json").out)["upstreams"][0]["documents"]
+    assert ("10:00:00" in index["updated"], "08:00:00" in data["updated"]) == (True, True)
+    assert data["products"]
+
+
+def test_what_says_a_strange_date_says_it_in_one_line(site: Site, ubuntu: Ubuntu) -> None:
+    ubuntu.write(INDEX, ubuntu.texts[INDEX].replace(b"Sat, 21", b"\\u001b[31m\\n" + b"x" * 200))
+    alone(site, ubuntu)
+    assert "new: upstream ubuntu, never asked yet" in site.doit("plan").out
+    site.publish()
+    assert "new: upstream" not in site.doit("plan").out
+    said = site.doit("status").out
+    assert "\x1b" not in said
+    assert "of '\\x1b[31m\\nxxx" in said
+    assert max(map(len, said.splitlines())) < 350
