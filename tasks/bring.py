@@ -16,7 +16,7 @@ from tasks.catalogue import Usable, kept
 from tasks.check import check
 from tasks.decisions import BuildName
 from tasks.errors import ImageRejected, UpstreamError
-from tasks.foreign import Foreign, Sort
+from tasks.foreign import Foreign, Sort, shown
 from tasks.hashed import Staged
 from tasks.image import IMPORT, Image, Product, Source, serial_time
 from tasks.layout import Layout
@@ -162,15 +162,26 @@ def _signed(staged: Staged, verifier: Verifier) -> tuple[str, ...]:
     return tuple(good)
 
 
-def keep_extras(source: Foreign, layout: Layout) -> Iterator[str]:
-    """Take over what else is served beside the images, where nothing of ours has that name; a line each."""
-    for path, sort in take.extras(source):
+def is_there(found: Found, layout: Layout) -> bool:
+    """Whether an image is in our tree under its name."""
+    return bool(found.product and files.status(layout.public / found.product.path / found.serial))
+
+
+def keep_extras(source: Foreign, layout: Layout, *, dry: bool) -> Iterator[str]:
+    """Take over what else is served beside the images, where nothing of ours has that name; a line each.
+
+    Where there is no directory of images to lie beside, all of the tree is images.
+    """
+    if source.sorts("").get(take.IMAGES) is not Sort.DIRECTORY:
+        return
+    for path, why in take.extras(source):
         target = layout.public / path
-        if sort is not Sort.FILE:
-            yield f"{source.shown(path)}: left: it is a {sort.value}"
+        if why:
+            yield f"{source.shown(path)}: left: {why}"
         elif files.status(target) is None:
-            with files.disk("make"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            with source.file(path) as file:
-                files.link_open(file, target)
-            yield f"{path}: kept"
+            if not dry:
+                with files.disk("make"):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                with source.file(path) as file:
+                    files.link_open(file, target)
+            yield f"{shown(path)}: {'would be ' if dry else ''}kept"

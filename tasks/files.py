@@ -9,9 +9,11 @@ Modes are 0644 and 0755 whatever the umask.
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from tasks.errors import TreeError
 
 PLAIN = 0o644
 TEMPORARY = ".tmp-"  # no published name starts so
+_FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file; btrfs, XFS, ZFS 2.2, bcachefs
 
 
 @contextmanager
@@ -180,24 +183,61 @@ def scratch(inside: Path | None = None) -> Iterator[Path]:
         yield Path(made)
 
 
-def link_open(file: BinaryIO, target: Path) -> None:
-    """Give an open file of our own another name, for the world to read; its name may be no more.
+def share(source: int, target: int) -> None:
+    """Let an open file have all blocks of another; raises OSError where the file system cannot."""
+    fcntl.ioctl(target, _FICLONE, source)
 
+
+def is_ours(seen: os.stat_result) -> bool:
+    """Whether a file belongs to who runs this: anybody else could go on to change it."""
+    return seen.st_uid == os.geteuid()
+
+
+def is_plain(file: BinaryIO) -> bool:
+    """Whether an open file has the mode of all that is published."""
+    return stat.S_IMODE(os.fstat(file.fileno()).st_mode) == PLAIN
+
+
+def keep_time(file: BinaryIO, copy: Path) -> None:
+    """Give a copy the times of the open file that it was made of: a mirror compares them."""
+    seen = os.fstat(file.fileno())
+    with disk("touch"):
+        os.utime(copy, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def link_open(file: BinaryIO, target: Path) -> None:
+    """Give an open file of our own another name; its name may be no more.
+
+    One whose mode is not 0644 is copied, for the file under its old name is not changed in anything.
     Raises TreeError for a file of another user: he could change what is published.
     """
     with disk("link"):
         seen = os.fstat(file.fileno())
-        if seen.st_uid != os.geteuid():
+        if not is_ours(seen):
             raise TreeError(
                 f"{target.name} is to be taken over, and belongs to another user: chown it, or use --from"
             )
-        if seen.st_mode & 0o7777 != PLAIN:
-            os.fchmod(file.fileno(), PLAIN)
+        if not is_plain(file):
+            _copy_open(file, target)
+            return
         here = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:  # with a directory given, os.link follows the link in /proc, as it has to
             os.link(f"/proc/self/fd/{file.fileno()}", target, src_dir_fd=here, follow_symlinks=True)
         finally:
             os.close(here)
+
+
+def _copy_open(file: BinaryIO, target: Path) -> None:
+    temporary = target.with_name(f"{TEMPORARY}{target.name}")
+    with open(temporary, "wb", opener=_opener) as copy:
+        try:
+            share(file.fileno(), copy.fileno())
+        except OSError:  # one that cannot
+            shutil.copyfileobj(file, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    keep_time(file, temporary)
+    temporary.replace(target)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -224,16 +264,12 @@ def link_tree(source: Path, target: Path) -> None:
 
 def _copy(source: str, target: str) -> None:
     with Path(source).open("rb") as old, open(target, "xb", opener=_opener) as new:
-        left = os.fstat(old.fileno()).st_size
         try:
-            while left > 0 and (done := os.copy_file_range(old.fileno(), new.fileno(), left)):
-                left -= done
-        except OSError:  # two file systems, or one that has no such thing
-            new.seek(0)
-            new.truncate()
-            old.seek(0)
+            share(old.fileno(), new.fileno())
+        except OSError:  # two file systems, or one that cannot
             shutil.copyfileobj(old, new)
-    shutil.copystat(source, target)
+        new.flush()
+        keep_time(old, Path(target))
 
 
 def stamp(directory: Path) -> str:

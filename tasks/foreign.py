@@ -49,6 +49,11 @@ class Foreign:
             with os.fdopen(handle, "rb", closefd=False) as file:
                 yield file
 
+    def status(self, path: str) -> os.stat_result:
+        """What the kernel says of a plain file or directory."""
+        with self._opened(path, os.O_NONBLOCK) as handle:
+            return os.fstat(handle)
+
     def read(self, path: str, limit: int) -> bytes:
         """A small file; raises ValueError when it is longer than ``limit`` bytes."""
         with self.file(path) as file:

@@ -1,6 +1,5 @@
 """The door for bytes that come in a stream: to a file, through all its hashes, in one pass."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,7 +14,6 @@ from tasks.errors import ImageRejected
 from tasks.image import INCUS, LXD, META, METADATA, ROOTS, UNIFIED, UNIFIED_LXD, File
 
 CHUNK = 1 << 20  # bytes that are read at once
-_FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file; btrfs, XFS, ZFS 2.2, bcachefs
 LIMIT = 64 << 30  # bytes of a file; a desktop's disk has 5 GiB
 METADATA_LIMIT = 64 << 20  # bytes of a metadata tarball, kept in memory; real ones have kilobytes
 LIMITS = dict.fromkeys((*METADATA, META), METADATA_LIMIT)
@@ -118,7 +116,7 @@ class Hashed:
         try:
             if os.fstat(source.fileno()).st_size > self._limit:
                 raise _too_large(self._path, self._limit)
-            fcntl.ioctl(self._file.fileno(), _FICLONE, source.fileno())
+            files.share(source.fileno(), self._file.fileno())
         except OSError:  # another file system, or one that cannot
             while chunk := source.read(CHUNK):
                 self.write(chunk)

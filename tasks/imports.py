@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -14,6 +15,7 @@ from tasks.exposure import at_once
 from tasks.foreign import Foreign, shown
 from tasks.image import Product
 from tasks.origin import Found, serial_of
+from tasks.report import SHOWN
 from tasks.reporter import honest
 from tasks.words import counted
 
@@ -69,13 +71,16 @@ def _told(product: str, serial: str) -> tuple[Product | None, str]:
 
 def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
     """Every image that lies there; raises SettingsError where none does."""
-    from tasks.take import find, single  # noqa: PLC0415 - only this command needs it
+    from tasks.take import alone, find, single  # noqa: PLC0415 - only this command needs it
 
     path, given = Path(asked.source), f"{asked.option}={shown(asked.source)}"
     if files.status(path) is None:
         raise SettingsError([f"{given}: there is no such file or directory"])
     source = Foreign(path.parent if path.is_file() else path)
-    found = [single(path.name)] if path.is_file() else find(source)
+    found = [single(path.name)] if path.is_file() else alone(source)
+    if found and asked.adopts:
+        raise SettingsError([f"{given}: only a whole tree is taken over; for one image use --from"])
+    found = found or find(source)
     if not found:
         what = "no image, no tree os/release/arch/variant/serial and no streams/v1"
         raise SettingsError([f"{given}: there is {what} in it"])
@@ -137,24 +142,37 @@ def _as_told(source: Foreign, found: list[Found], asked: Asked) -> list[Found]:
 
 def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) -> Ended:
     """Take them, a line each, and show them."""
-    from tasks.bring import Into, bring, keep_extras  # noqa: PLC0415 - as above
+    from tasks.bring import Into, bring, is_there  # noqa: PLC0415 - as above
     from tasks.sign import verifier  # noqa: PLC0415 - as above
 
     counts: Counter[str] = Counter()
     judge = cache(partial(verifier, run.settings.signing, [])) if asked.adopts else None
     into = Into(run.layout, run.settings, run.signer, run.now, asked.dry, judge)
+    there = False
     for one, made in bring(_as_told(source, found, asked), source, asked.source, into):
         run.say("import", "; ".join([f"{one.name}: {made.line}", *one.notes]))
         counts["refused" if made.failed else "taken" if made.image else "left"] += 1
+        there |= bool(made.image) or (not made.failed and is_there(one, run.layout))
+    if asked.adopts and there:
+        _keep_extras(run, source, dry=asked.dry)
     said = f"{counted(len(found), 'image')} found"
     said += "".join(f", {counts[how]} {how}" for how in ("taken", "left", "refused") if counts[how])
     if asked.dry:
         said = f"{said}; nothing was changed"
         return TaskFailed(said) if counts["refused"] else said
     run.say("import", said)
-    for line in keep_extras(source, run.layout) if asked.adopts else ():
-        run.say("import", line)
     end = at_once(run, "exposed", "taken, and not shown")
     if counts["refused"] and isinstance(end, str):
         return TaskFailed(f"{end}; {counted(counts['refused'], 'image')} refused, named above")
     return end
+
+
+def _keep_extras(run: runtime.Run, source: Foreign, *, dry: bool) -> None:
+    """Take over what lies beside the images, a line each; of what would be taken, some."""
+    from tasks.bring import keep_extras  # noqa: PLC0415 - as above
+
+    lines = keep_extras(source, run.layout, dry=dry)
+    for line in islice(lines, SHOWN if dry else None):
+        run.say("import", line)
+    if rest := len(list(lines)):
+        run.say("import", f"and {counted(rest, 'file')} more beside the images")

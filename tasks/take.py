@@ -49,6 +49,9 @@ Levels: TypeAlias = Mapping[str, tuple[tuple[str, bytes], ...]]  # name of a rec
 # What a publisher writes itself, the reference or this one.
 WRITTEN = {"images", "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
 WRITTEN |= {"site", "snapshots", "latest", "state", "decisions.toml"}
+LOST = "lost+found"  # at the top of an ext4
+OTHERS_READ, OTHERS_ENTER = 0o004, 0o005  # the modes of a file and of a directory that is for everybody
+NOT_OURS = "it belongs to another user: chown it, or use --from"
 UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
 
 
@@ -60,13 +63,19 @@ class How(Enum):
     SEEN = "seen"  # only looked at
 
 
-def find(source: Foreign) -> list[Found]:
-    """Every image below a directory, also those that cannot be taken; raises UpstreamError."""
+def alone(source: Foreign) -> list[Found]:
+    """The one image whose files lie in a directory itself; none where it is no such directory."""
     here = source.sorts("")
     if origin.NAMES.keys() & here.keys() - {DEFINITION}:
         return [_image(source, "", Found(where=source.shown("")), {})]
     if (tarball := origin.unified(here)) and here[tarball] is Sort.FILE:
         return [single(tarball)]
+    return []
+
+
+def find(source: Foreign) -> list[Found]:
+    """Every image of a tree, also those that cannot be taken; raises UpstreamError."""
+    here = source.sorts("")
     top = IMAGES if here.get(IMAGES) is Sort.DIRECTORY else ""
     found = list(_tree(source, top, (), {}))
     if not any(one.paths for one in found):
@@ -168,27 +177,51 @@ def stage(source: Foreign, found: Found, directory: Path, how: How) -> Staged:
 
 def _bring(source: Foreign, path: str, staging: Staging, name: str, how: How) -> None:
     with source.file(path) as file:
-        staging.add(name, partial(Hashed.copy if how is How.COPIED else Hashed.hash_only, source=file))
+        copied = how is How.COPIED or (how is How.LINKED and not files.is_plain(file))
+        staging.add(name, partial(Hashed.copy if copied else Hashed.hash_only, source=file))
         here = staging.directory / name
-        if how is not How.COPIED:
+        if not copied:
             files.unlink(here)
-        if how is How.LINKED:
+        if how is How.LINKED and copied:
+            files.keep_time(file, here)
+        elif how is How.LINKED:
             files.link_open(file, here)
         if how is How.SEEN:
             with files.disk("link"):
                 here.symlink_to(source.top.absolute() / path)
 
 
-def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, Sort]]:
-    """What a web server's operator put into a tree of the reference beside what that wrote; links too."""
-    for name, sort in source.sorts(path).items():
+def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:
+    """What a web server's operator put into a tree of the reference beside what that wrote.
+
+    The path of each, and why it is left, "" where it is not: it was not served, or is not his.
+    """
+    try:
+        if why := _not_served(source, path, OTHERS_ENTER):
+            yield path, why
+            return
+        entries = source.sorts(path)
+    except UpstreamError as error:
+        yield path, str(error)
+        return
+    for name, sort in entries.items():
         here = _join(path, name)
-        if here in WRITTEN or (not path and name.startswith(".")):
+        if here in WRITTEN or here == LOST or name.startswith("."):
             continue
         if sort is Sort.DIRECTORY:
             yield from extras(source, here)
+        elif sort is not Sort.FILE:
+            yield here, f"it is a {sort.value}"
         else:
-            yield here, sort
+            yield here, _not_served(source, here, OTHERS_READ)
+
+
+def _not_served(source: Foreign, path: str, mode: int) -> str:
+    """Why no web server should have shown a file or directory, "" where it might have."""
+    seen = source.status(path)
+    if seen.st_mode & mode != mode:
+        return "it is not for everybody"
+    return "" if mode == OTHERS_ENTER or files.is_ours(seen) else NOT_OURS
 
 
 def _tree(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:

@@ -327,6 +327,8 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
         (("--from=BASE/two", "--as=tiny"), 3, "'tiny' is not os/release/arch/variant"),
         (("--from=BASE/two", "--serial=today"), 3, "'today' is no serial"),
         (("BASE/two",), 3, "doit import: say from where, --from=SRC"),
+        (("--adopt=BASE/one",), 3, "only a whole tree is taken over; for one image use --from"),
+        (("--adopt=BASE/one/root.squashfs",), 3, "only a whole tree is taken over"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line(
@@ -336,6 +338,7 @@ def test_a_wrong_command_line_is_one_clear_line(
         (site.base / name).mkdir()
     for product in (A, B):
         tree(site.base / "two", product, WHEN)
+    put(site.base / "one", files(A, serial=WHEN), rootfs_squashfs="root.squashfs")
     result = site.doit("import", *(one.replace("BASE", str(site.base)) for one in options))
     assert result.code == code, result.out + result.err
     assert why in result.err + result.out
@@ -539,3 +542,85 @@ def test_nothing_is_taken_over_that_another_user_may_change(site: Site, referenc
     assert result.code == 2
     assert "belongs to another user: chown it, or use --from" in result.out + result.err
     assert not site.latest.exists()
+
+
+def adopted(site: Site, source: Path, *options: str, code: int = 0) -> str:
+    result = site.doit("import", f"--adopt={source}", *options)
+    assert result.code == code, f"exit {result.code}\n{result.out}\n{result.err}"
+    assert "Traceback" not in result.out + result.err
+    return result.out + result.err
+
+
+def modes(top: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mode for path in top.rglob("*")}
+
+
+def test_only_what_everybody_may_read_is_taken_over_beside_the_images(site: Site) -> None:
+    """Nothing of the old tree is changed, and what no web server showed is not shown now."""
+    base = site.base / "old"
+    root = tree(base, A, WHEN) / "root.squashfs"
+    root.chmod(0o600)
+    texts = {
+        "robots.txt": 0o644, "id_rsa": 0o600, "shared.html": 0o664, "private/note.txt": 0o644,
+        ".well-known/x": 0o644, "sub/.htpasswd": 0o644, "sub/open.txt": 0o644, "new\nline": 0o644,
+    }  # fmt: skip
+    for name, mode in texts.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(name)
+        (base / name).chmod(mode)
+    (base / "private").chmod(0o750)
+    os.mkfifo(base / "sub/pipe")
+    (base / "sub/link").symlink_to("/etc/passwd")
+    (base / "lost+found").mkdir(0o700)
+    before = modes(base)
+    dry = adopted(site, base, "--dry-run")
+    for name in ("robots.txt", "shared.html", "sub/open.txt", "'new\\nline'"):
+        assert f"import      {name}: would be kept\n" in dry
+    assert not (site.root / "site").exists()
+    said = adopted(site, base)
+    for name in ("id_rsa", "private"):
+        assert f"{base / name}: left: it is not for everybody\n" in said
+    assert "sub/link: left: it is a symbolic link" in said
+    assert "sub/pipe: left: it is a special file" in said
+    assert "lost+found" not in said
+    assert modes(base) == before
+    shown = {str(path.relative_to(site.latest.resolve())) for path in site.latest.resolve().rglob("*")}
+    beside = {"robots.txt", "shared.html", "sub", "sub/open.txt", "new\nline"}
+    assert beside <= shown
+    assert not [name for name in shown if "rsa" in name or "private" in name or "/." in name]
+    assert {one for one in shown if one.startswith("sub")} == {"sub", "sub/open.txt"}
+    copied, linked = site.latest / "shared.html", site.latest / "robots.txt"
+    assert (linked.stat().st_ino, linked.stat().st_mode) == ((base / "robots.txt").stat().st_ino, 0o100644)
+    assert (copied.read_text(), copied.stat().st_mode) == ("shared.html", 0o100644)
+    assert copied.stat().st_mtime_ns == (base / "shared.html").stat().st_mtime_ns
+    image = site.latest / "images" / A / WHEN / "rootfs.squashfs"
+    assert (image.stat().st_mode, image.stat().st_ino == root.stat().st_ino) == (0o100644, False)
+    assert image.stat().st_mtime_ns == root.stat().st_mtime_ns
+    assert site.doit("verify").code == 0
+
+
+def test_many_files_beside_the_images_are_counted(site: Site) -> None:
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    for number in range(23):
+        (base / f"{number:02d}.txt").write_text("x")
+    said = adopted(site, base, "--dry-run")
+    assert "19.txt: would be kept" in said
+    assert "20.txt" not in said
+    assert "and 3 files more beside the images\n" in said
+
+
+@pytest.mark.parametrize("damage", ["image", "place"])
+def test_without_an_image_nothing_beside_one_is_taken_over(site: Site, damage: str) -> None:
+    """Nor where images lie in the top directory itself: there all of it is images."""
+    base = site.base / "old"
+    directory = tree(base, A, WHEN)
+    (base / "robots.txt").write_text("x")
+    if damage == "image":
+        (directory / "root.squashfs").write_bytes(b"not one")
+    else:
+        (base / "images/tiny").rename(base / "tiny")
+        (base / "images").rmdir()
+    assert "robots.txt" not in adopted(site, base, code=1 if damage == "image" else 0)
+    assert not (site.root / "site/public/robots.txt").exists()
+    assert not (site.root / "site/public/tiny").exists()

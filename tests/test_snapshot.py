@@ -145,7 +145,9 @@ def test_a_snapshot_goes_when_both_limits_are_passed(layout: Layout, rules: sett
     for step in range(4):
         place(layout, *(image(f"20260101_00:{minute:02d}") for minute in range(step + 1)), listed=4)
         snapshot(layout, NOW + timedelta(minutes=step))
-    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[1] == [], "from when the next was shown"
+    assert due(layout, rules, Decisions(), NOW + timedelta(minutes=60))[1] == [], (
+        "from when the next was shown"
+    )
     assert due(layout, rules, Decisions(), NOW + timedelta(minutes=61))[1] == ["20261121-0830.0"]
     longer = msgspec.structs.replace(rules, site=settings.Site(root=layout.root, grace=settings.Span(7200)))
     assert due(layout, longer, Decisions(), NOW + timedelta(minutes=120))[1] == [], "whatever is longer"
