@@ -146,11 +146,7 @@ def known_hashes(names: Collection[str], sums: bytes | None, items: bytes | None
 
     images.linuxcontainers.org renamed lxd.tar.xz to incus.tar.xz and left it under its old name there.
     """
-    found: dict[str, str] = {}
-    for line in (sums or b"").decode("utf-8", "replace").splitlines():
-        if not (said := _SUM.fullmatch(line)):
-            raise ValueError(f"{SUMS}: the line {line[:100]!a} is no sha256 and name")
-        found[said[2]] = said[1]
+    found = _sums(sums)
     for name, item in _mapping(items, ITEMS).items():
         mark = str(item.get("sha256")) if isinstance(item, dict) else ""
         if found.setdefault(name, mark) != mark:
@@ -158,6 +154,28 @@ def known_hashes(names: Collection[str], sums: bytes | None, items: bytes | None
     if LXD in found and LXD not in names:
         found.setdefault(INCUS, found[LXD])
     return {name: mark for name, mark in found.items() if name in names}
+
+
+def unfinished(names: Collection[str], sums: bytes | None) -> str:
+    """Why the files of an image are not all there, by its SHA256SUMS, "" when they are; raises ValueError.
+
+    What is no file of an image may be left out, and LXD's metadata, where Incus' stands in for it.
+    """
+    named = _sums(sums)
+    away = sorted((named.keys() & NAMES.keys()) - set(names))
+    if LXD in away and INCUS in names and named.get(INCUS, named[LXD]) == named[LXD]:
+        away.remove(LXD)
+    return f"it was not finished: {SUMS} names {', '.join(away)}" if away else ""
+
+
+def _sums(data: bytes | None) -> dict[str, str]:
+    """The sha256 of every name in a SHA256SUMS of any tool; raises ValueError."""
+    found: dict[str, str] = {}
+    for line in (data or b"").decode("utf-8", "replace").splitlines():
+        if not (said := _SUM.fullmatch(line)):
+            raise ValueError(f"{SUMS}: the line {line[:100]!a} is no sha256 and name")
+        found[said[2]] = said[1]
+    return found
 
 
 def requirements(levels: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:

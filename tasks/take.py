@@ -271,6 +271,7 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
             for one in (SUMS, origin.ITEMS)
         ]
         known = origin.known_hashes(entries, *records)
+        fault = origin.unfinished(entries, records[0])
         combined = {
             root: data.decode("ascii", "replace").strip()
             for one, root in origin.FINGERPRINTS.items()
@@ -289,7 +290,7 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
         paths={name: _join(path, one) for name, one in paths.items()},
         known={_join(path, name): mark for name, mark in known.items()},
         notes=found.notes + ((f"left out: {', '.join(map(shown, left))}",) if left else ()),
-        fault=origin.lacking(paths),
+        fault=fault or origin.lacking(paths),
         combined=combined,
         kept={one: _join(path, one) for one in origin.keepers(entries) if entries[one] is Sort.FILE},
     )

@@ -263,6 +263,20 @@ def test_what_the_records_beside_it_say_is_checked(site: Site) -> None:
     assert f"tiny/2/amd64/default/{WHEN}/root.squashfs has another sha256" in took(site, base, code=1)
 
 
+def test_an_image_that_was_half_copied_is_named(site: Site) -> None:
+    base = site.base / "old"
+    for product in (A, B):
+        directory = tree(base, product, WHEN, kinds=("container", "vm"))
+        sums = "".join(
+            f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in directory.iterdir()
+        )
+        (directory / "SHA256SUMS").write_text(f"{sums}{'0' * 64}  build.log\n")
+    (base / "images" / A / WHEN / "disk.qcow2").unlink()
+    said = took(site, base, code=1)
+    assert f"{A}/{WHEN}: rejected: it was not finished: SHA256SUMS names disk.qcow2" in said
+    assert listed(site).keys() == {B.replace("/", ":")}
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

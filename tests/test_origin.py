@@ -73,6 +73,31 @@ def test_records_tell_hashes(sums: str, items: bytes, known: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("names", "there", "away"),
+    [
+        ("incus.tar.xz disk.qcow2 rootfs.squashfs", "incus.tar.xz rootfs.squashfs", "disk.qcow2"),
+        ("incus.tar.xz root.squashfs", "incus.tar.xz", "root.squashfs"),
+        ("incus.tar.xz image.yaml meta.tar.xz", "incus.tar.xz", "image.yaml, meta.tar.xz"),
+        ("incus.tar.xz build.log delta-20250101_00:00.vcdiff x.vcdiff serial", "incus.tar.xz", ""),
+        ("lxd.tar.xz", "incus.tar.xz", ""),
+        ("lxd.tar.xz", "rootfs.squashfs", "lxd.tar.xz"),
+        ("incus.tar.xz lxd.tar.xz", "incus.tar.xz", ""),
+        ("incus.tar.xz", "lxd.tar.xz", "incus.tar.xz"),
+        ("", "incus.tar.xz", ""),
+    ],
+)
+def test_sums_tell_what_is_not_there_yet(names: str, there: str, away: str) -> None:
+    sums = "".join(f"{MARK}  {name}\n" for name in names.split()).encode()
+    said = f"it was not finished: SHA256SUMS names {away}" if away else ""
+    assert origin.unfinished(there.split(), sums) == said
+
+
+def test_metadata_for_lxd_that_differs_is_awaited() -> None:
+    sums = f"{MARK}  incus.tar.xz\n{OTHER}  lxd.tar.xz\n".encode()
+    assert origin.unfinished([INCUS], sums) == "it was not finished: SHA256SUMS names lxd.tar.xz"
+
+
+@pytest.mark.parametrize(
     ("sums", "items", "why"),
     [
         (b"incus.tar.xz\n", b"", "is no sha256 and name"),
