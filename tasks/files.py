@@ -262,6 +262,38 @@ def link_tree(source: Path, target: Path) -> None:
                     _copy(entry.path, here)
 
 
+def align(source: Path, target: Path) -> None:
+    """Make a tree of hard links equal to another: what both have is only looked at."""
+    with disk("align"):
+        _align(str(source), str(target))
+
+
+def _align(source: str, target: str) -> None:
+    wanted, there = _sorts(source), _sorts(target)
+    for name in [name for name, sort in there.items() if name not in wanted or wanted[name] != sort]:
+        path = Path(target, name)
+        shutil.rmtree(path) if there.pop(name) is None else path.unlink()
+    for name, inode in wanted.items():
+        here = f"{target}/{name}"
+        if name in there:
+            if inode is None:
+                _align(f"{source}/{name}", here)
+        elif inode is None:
+            link_tree(Path(source, name), Path(here))
+        else:
+            os.link(f"{source}/{name}", here, follow_symlinks=False)
+
+
+def _sorts(directory: str) -> dict[str, int | None]:
+    """The entries of a directory: the inode of a file, None for a directory."""
+    with os.scandir(directory) as entries:
+        return {
+            entry.name: None if entry.is_dir(follow_symlinks=False) else entry.inode()
+            for entry in entries
+            if not entry.name.startswith(TEMPORARY)
+        }
+
+
 def _copy(source: str, target: str) -> None:
     with Path(source).open("rb") as old, open(target, "xb", opener=_opener) as new:
         try:

@@ -22,6 +22,7 @@ from tasks.programs import run
 TIMEOUT = 600.0  # seconds: a file system that is busy writes everything out first
 PATIENCE = 10  # times that ZFS is asked to let go of a clone: it unmounts some time after it said so
 MARK = "imagepress-"  # before our names among an operator's own snapshots
+SPARE = ".spare"  # a tree of hard links that was a snapshot, and will be one
 SUBVOLUME = 256  # the inode of every btrfs subvolume's top (BTRFS_FIRST_FREE_OBJECTID)
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -47,11 +48,15 @@ class HardLinks:
         self._layout = layout
 
     def freeze(self, name: str) -> None:
-        """About 20 microseconds for a file; what a snapshot that went has left is used again."""
-        unfinished = _free(self._layout, name)
+        """What a snapshot that went has left is used again: links are made of what is new alone."""
+        unfinished, spare = _free(self._layout, name), self._layout.snapshots / SPARE
         with files.disk("freeze"):
-            unfinished.mkdir(parents=True)
-            files.link_tree(self._layout.public, unfinished / "public")
+            if spare.exists():
+                spare.rename(unfinished)
+                files.align(self._layout.public, unfinished / "public")
+            else:
+                unfinished.mkdir()
+                files.link_tree(self._layout.public, unfinished / "public")
             unfinished.chmod(0o755)
             unfinished.rename(self._layout.snapshots / name)
 
@@ -213,8 +218,21 @@ def drop(layout: Layout, name: str) -> None:
         if os.path.lexists(gone):
             _remove(gone)
         (layout.snapshots / name).rename(gone)
-        _remove(gone)
+        spare = layout.snapshots / SPARE
+        if _is_tree(gone) and not spare.exists():
+            gone.rename(spare)
+        else:
+            _remove(gone)
+        if spare.exists():  # what else went since must not be held by it
+            files.align(layout.public, spare / "public")
     _tidy(layout)
+
+
+def forget_spare(layout: Layout) -> None:
+    """Remove what an old snapshot left for the next, where nothing of it may be left."""
+    if (spare := layout.snapshots / SPARE).exists():
+        with files.disk("remove"):
+            _remove(spare)
 
 
 def sweep(layout: Layout) -> None:
@@ -290,6 +308,10 @@ def _remove(path: Path) -> None:
             return
         _btrfs("property", "set", "-ts", str(path), "ro", "false")
     shutil.rmtree(path)
+
+
+def _is_tree(path: Path) -> bool:
+    return not path.is_symlink() and not _is_subvolume(path)
 
 
 def _is_subvolume(path: Path) -> bool:

@@ -46,6 +46,7 @@ def purge(
 ) -> str:
     """Remove them wherever they lie; ``needed`` snapshots stay, whatever that costs."""
     clear(layout, gone)
+    frozen.forget_spare(layout)
     names = [
         name
         for name in reversed(snapshots(layout))

@@ -1,21 +1,25 @@
 """One contract for every way to freeze a tree: hard links, btrfs, ZFS and (by a stand-in) CephFS."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sites import Key, Site, build, matrix
 from test_snapshot import image, place
 from tools import need_root
 from volumes import VOLUMES, btrfs, run
 
 from jenkins.standin import Standin
-from tasks import frozen, settings
+from tasks import files, frozen, settings
 from tasks.decisions import Decisions
 from tasks.errors import TreeError
+from tasks.files import marks
 from tasks.layout import Layout
 from tasks.prune import prune
 from tasks.purge import purge
@@ -179,7 +183,7 @@ def remains(layout: Layout, kind: str) -> list[str]:
         listed = run("btrfs", "subvolume", "list", layout.root).splitlines()
         paths = [line.rpartition(" ")[2] for line in listed]
         return [path.rpartition("/")[2] for path in paths if "snapshots/" in path]
-    return os.listdir(layout.snapshots)
+    return [name for name in os.listdir(layout.snapshots) if name != frozen.SPARE]
 
 
 def dataset(layout: Layout) -> str:
@@ -234,6 +238,63 @@ class TestPipeline:
         file = f"images/{TINY}/{old}/incus.tar.xz"
         assert (site.latest / file).is_file()
         assert site.doit("verify").code == 0
+
+
+def below(top: Path) -> set[str]:
+    return {str(path.relative_to(top)) for path in top.rglob("*")}
+
+
+class TestSpare:
+    """What a tree of hard links leaves when it goes."""
+
+    @pytest.fixture
+    def pruned(self, tmp_path: Path) -> Layout:
+        layout = Layout(tmp_path / "root")
+        for step in range(3):
+            place(layout, *(image(f"20260101_00:0{minute}") for minute in range(step + 1)), listed=4)
+            (layout.public / "page").write_text(str(step))
+            snapshot(layout, NOW + timedelta(minutes=step))
+            (layout.public / "page").unlink()
+        prune(layout, rules(layout), Decisions(), NOW + timedelta(days=1))
+        assert (layout.snapshots / frozen.SPARE / "public").is_dir()
+        return layout
+
+    def test_it_becomes_the_next_without_a_new_link_but_for_what_is_new(self, pruned: Layout) -> None:
+        kept = (pruned.snapshots / frozen.SPARE / "public/images/tiny/1").stat().st_ino
+        (pruned.public / "page").write_text("3")
+        assert snapshot(pruned, NOW + timedelta(days=2)) == "20261123-0830.0 (hardlink)"
+        assert marks(pruned.public) == marks(pruned.latest)
+        assert (pruned.latest / "images/tiny/1").stat().st_ino == kept
+        assert not (pruned.snapshots / frozen.SPARE).exists()
+
+    def test_it_holds_nothing_that_went(self, pruned: Layout) -> None:
+        shutil.rmtree(pruned.image(image("20260101_00:00")))
+        (pruned.public / "page").write_text("3")
+        snapshot(pruned, NOW + timedelta(days=2))
+        shutil.rmtree(pruned.image(image("20260101_00:01")))
+        prune(pruned, rules(pruned), Decisions(), NOW + timedelta(days=9))
+        assert not list(pruned.snapshots.glob(f"{frozen.SPARE}/**/20260101_00:01"))
+
+    def test_nor_what_was_withdrawn_at_once(self, pruned: Layout) -> None:
+        gone = image("20260101_00:00").path
+        purge(pruned, [gone], lambda: None, rules(pruned))
+        assert not [*pruned.root.glob(f"**/{gone}")]
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("", "x", "x/y", "z"))), max_size=12))
+    def test_any_tree_becomes_any_other(self, files_of: list[tuple[str, str]]) -> None:
+        with tempfile.TemporaryDirectory() as made:
+            trees = [Path(made, name) for name in ("old", "new", "other")]
+            for tree in trees:
+                tree.mkdir()
+            for number, (first, rest) in enumerate(files_of):
+                path = trees[number % 2] / first / rest
+                if not path.exists() and not any(one.is_file() for one in path.parents):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(str(number))
+            files.link_tree(trees[0], trees[2] / "it")
+            files.align(trees[1], trees[2] / "it")
+            assert marks(trees[1]) == marks(trees[2] / "it")
+            assert below(trees[1]) == below(trees[2] / "it")
 
 
 def test_a_clone_that_is_read_stays_until_its_reader_has_gone(tmp_path: Path) -> None:
