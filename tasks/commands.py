@@ -246,7 +246,7 @@ def task_verify(key: list[str]) -> Iterator[dict[str, object]]:
         run = runtime.current()
         keys = [Path(one) for one in key]
         by = partial(verifier, run.settings.signing, keys)
-        found = verify(run.layout, run.settings.lxc, by, _say)
+        found = verify(run.layout, run.settings.lxc, by, _say, run.settings.page)
         return TaskFailed(str(found)) if found.faults else str(found)
 
     yield {"basename": "verify", "actions": step(act), "meta": {"lockless": True}}

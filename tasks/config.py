@@ -140,6 +140,8 @@ class _Reader:
             self.check_jenkins(settings.jenkins)
         for number, rule in enumerate(settings.rules, start=1):
             self.check_match(f"rules[{number}].match", rule.match)
+        if settings.page.template:
+            self.check_template(settings.page.template)
         signing = settings.signing
         if not signing.uses_gpg:
             signing = msgspec.structs.replace(signing, key=str(self.key(signing, clone)))
@@ -170,6 +172,19 @@ class _Reader:
             self.fault(where, "has more than os/release/arch/variant")
         if "" in pattern.split("/"):
             self.fault(where, f"{pattern!r} has an empty part, so it fits nothing")
+
+    def check_template(self, path: Path) -> None:
+        """Check a page of the operator's own: it is public, so whoever runs anything here may read it."""
+        from tasks import page  # noqa: PLC0415 - few have one
+
+        try:
+            found = page.faults(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            found = [f"cannot be read: {error.strerror}"]
+        except UnicodeDecodeError:
+            found = ["is no UTF-8"]
+        for fault in found:
+            self.fault("page.template", f"{path}: {fault}")
 
     def check_jenkins(self, jenkins: Jenkins) -> None:
         """Check the two small languages of ``[jenkins]``."""

@@ -67,7 +67,9 @@ class Exposure:
     def page_mark(self) -> tuple[object, ...]:
         """What the page is told beside the indexes, and what is in it."""
         settings, html = self._settings, files.read(self._layout.public / PAGE) or b""
-        return settings.page, settings.signing.key, files.digest(html)
+        own = settings.page
+        template = own.template and files.digest(files.read(own.template) or b"")
+        return own.title, own.remote, template, settings.signing.key, files.digest(html)
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""

@@ -38,6 +38,8 @@ LAUNCH = {
 }
 # A disk without which Incus starts no such VM, and which cannot be added at launch; LXD 5.0 knows neither.
 AGENT, DISK = ("cdrom_agent", "true"), ["agent", "disk", "source=agent:config"]
+# What a template may say, and whether it has to.
+PLACES = {"POLICY": True, "TITLE": True, "COUNT": False, "USE": True, "ROWS": True}
 REQUIREMENTS = {"incus": "requirements", "lxd": "lxd_requirements"}
 
 
@@ -123,6 +125,17 @@ def followed(name: str, document: Mapping[str, Json]) -> list[Offer]:
     return sorted(found, key=lambda one: (one.parts, one.key))
 
 
+def faults(template: str) -> list[str]:
+    """What keeps a text from being a template, a line each."""
+    found = dict.fromkeys(re.findall("@([A-Z]+)@", template))
+    known = ", ".join(f"@{name}@" for name in PLACES)
+    lines = [f"@{name}@ is none of {known}" for name in found if name not in PLACES]
+    lines += [f"it lacks @{name}@" for name, needed in PLACES.items() if needed and name not in found]
+    if "@TITLE@" in template and "<title>@TITLE@</title>" not in template:
+        lines.append("it lacks <title>@TITLE@</title>")
+    return lines
+
+
 def page(template: str, settings: Page, listed: Iterable[Offer], images: Mapping[str, Image]) -> bytes:
     """The page; ``images`` are those of ``Offer.paths`` whose own record could be read."""
     listed = tuple(listed)
@@ -190,12 +203,11 @@ def _object(of: Mapping[str, Json], key: str) -> Mapping[str, Json]:
 
 def _policy(template: str) -> str:
     """Nothing may be fetched, and no script or style is good but those of the template."""
-    hashes = {
-        of: b64encode(sha256(found[1].encode()).digest()).decode()
-        for of in ("style", "script")
-        if (found := re.search(f"<{of}>(.*?)</{of}>", template, re.DOTALL))
-    }
-    allowed = "".join(f"; {of}-src 'sha256-{mark}'" for of, mark in hashes.items())
+    allowed = ""
+    for of in ("style", "script"):
+        found = re.findall(f"<{of}>(.*?)</{of}>", template, re.DOTALL)
+        marks = (f" 'sha256-{b64encode(sha256(one.encode()).digest()).decode()}'" for one in found)
+        allowed += f"; {of}-src{''.join(marks)}" if found else ""
     return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'{allowed}"
 
 

@@ -302,6 +302,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", description="made of letters, digits, '.', '_' and '-'"
         ),
     ] = "imagepress"
+    template: Path | None = None  # None is page.html, beside this
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

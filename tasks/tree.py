@@ -216,7 +216,9 @@ def page_of(public: Path, settings: Page) -> bytes:
     images = {
         path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
     }
-    return page.page(TEMPLATE.read_text(encoding="utf-8"), settings, listed, images)
+    with files.disk("read"):
+        template = (settings.template or TEMPLATE).read_text(encoding="utf-8")
+    return page.page(template, settings, listed, images)
 
 
 def put_page(public: Path, settings: Settings) -> bool:

@@ -21,7 +21,7 @@ from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
 from tasks.schema import listed_items
-from tasks.settings import Lxc
+from tasks.settings import Lxc, Page
 from tasks.sign import Verifier, certificates, is_whole
 from tasks.threads import CORES, apart, together
 from tasks.tree import elsewhere, listed_paths, lists, overlays, page_of
@@ -52,9 +52,10 @@ class Verified(msgspec.Struct):
         )
 
 
-def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say) -> Verified:
+def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say, own: Page) -> Verified:
     """Hold everything against everything else; ``say`` is given a line for each fault.
 
+    ``own`` is how the page should be made, if it does not say otherwise; its template it cannot say.
     Raises TreeError when nothing is exposed, or when it cannot be listed or went away meanwhile.
     """
     with files.disk("read"):
@@ -65,7 +66,7 @@ def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say)
         ring = files.read(layout.keyring)
     except TreeError:  # not for everybody; who the keys are of is not asked then
         ring = None
-    found = _Verification(tree, verifier(), say, ring).all(lxc)
+    found = _Verification(tree, verifier(), say, ring, own).all(lxc)
     if not tree.exists():
         raise TreeError(f"{tree} was pruned while it was read; verify again")
     return found
@@ -74,8 +75,8 @@ def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say)
 class _Verification:
     """One tree while it is verified."""
 
-    def __init__(self, tree: Path, verifier: Verifier, say: Say, ring: bytes | None) -> None:
-        self._tree, self._verifier, self._say, self._ring = tree, verifier, say, ring
+    def __init__(self, tree: Path, verifier: Verifier, say: Say, ring: bytes | None, own: Page) -> None:
+        self._tree, self._verifier, self._say, self._ring, self._own = tree, verifier, say, ring, own
         self._others = overlays(tree)
         self._sizes = files.sizes(tree) | elsewhere(tree)
         self._images: dict[str, Image] = {}
@@ -201,8 +202,10 @@ class _Verification:
         html = self._read(PurePosixPath(PAGE)) or b""
         if self._damaged & listed_paths(self._tree):
             return  # it tells of their files
-        if html != page_of(self._tree, page.settings(html)):
-            self._fault(PAGE, "is not what the indexes say, or another version made it")
+        told = msgspec.structs.replace(page.settings(html), template=self._own.template)
+        if html not in (page_of(self._tree, told), page_of(self._tree, self._own)):
+            version = " or another template" if self._own.template else ""
+            self._fault(PAGE, f"is not what the indexes say, or another version{version} made it")
 
     def _is_there(self, path: str) -> bool:
         """Whether a link leads somewhere; whether an image has all of its files was asked before."""
