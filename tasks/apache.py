@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.layout import STREAMS
 from tasks.overlay import TOP
 from tasks.settings import List, Upstream
-from tasks.webserver import Web
+from tasks.webserver import CLEAR, Web
 
 PLAIN = "must be an absolute path in one line, without any of $*?[], which are special to Apache"
 _EVERYWHERE = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - names for all addresses, which it writes as *
@@ -19,8 +19,7 @@ _EVERYWHERE = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - names for all address
 
 def faults(web: Web) -> list[str]:
     """What nginx would take and Apache cannot, by its option, a line each."""
-    paths = {"tree": web.tree, "certificate": web.certificate, "certificate-key": web.key}
-    return [f"--{name}={path}: {PLAIN}" for name, path in paths.items() if path and not _is_plain(path)]
+    return [f"--{name}={path}: {PLAIN}" for name, path in web.paths.items() if path and not _is_plain(path)]
 
 
 def apache(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
@@ -45,11 +44,13 @@ def apache(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upst
         "JSON": _JSON,
         "AGENTS": _agents(agents),
         "TOP": TOP,
+        "PASSWORDS": _quoted(web.passwords),
         "OTHERS": (redirects := _others(upstreams)),
     }
     text = _HEAD + _HTTPS + (_HTTP if web.http else "")
     text = text.replace("@LISTS@", _LISTS if agents else "").replace("@SITE@", _SITE)
     text = text.replace("@REDIRECT@", _REDIRECT if redirects else "")
+    text = text.replace("@AUTH@", CLEAR + _AUTH if web.passwords else _OPEN)
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
 
 
@@ -127,8 +128,7 @@ _SITE = """\
         AllowOverride None
     </Directory>
     <Directory @TREE@>
-        Require all granted
-
+@AUTH@
         # Instead of all that Apache knows: images are bytes, and what is packed is not to be unpacked.
         RemoveEncoding .gz .xz
         ForceType application/octet-stream
@@ -211,6 +211,17 @@ _LISTS = """\
     RewriteRule "^@STREAMS@/@FILES@" "@STREAMS@/%{ENV:imagepress_list}/$1"
     Header merge Vary User-Agent env=imagepress_choice
 
+"""
+
+_OPEN = """\
+        Require all granted
+"""
+
+_AUTH = """\
+        AuthType Basic
+        AuthName "images"
+        AuthUserFile @PASSWORDS@
+        Require valid-user
 """
 
 _REDIRECT = """\

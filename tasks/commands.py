@@ -159,7 +159,7 @@ def _option(name: str, what: str, kind: type = str, default: object = "") -> dic
 
 
 SERVERS = ("nginx", "apache", "rsyncd")
-WEB = ("server_name", "tree", "certificate", "certificate_key", "listen", "listen_http")
+WEB = ("server_name", "tree", "certificate", "certificate_key", "listen", "listen_http", "basic_auth")
 MODULE = ("tree", "module", "comment")
 
 
@@ -186,6 +186,7 @@ def task_serverconfig() -> dict[str, object]:
             _option("certificate_key", "the file with the key of that"),
             _option("listen", "where HTTPS is served, like 443 or [::]:443; may be given again", list, []),
             _option("listen_http", "the same for plain HTTP; none for nowhere", list, []),
+            _option("basic_auth", "the file of those who may read (htpasswd); with --listen-http=none alone"),
             _option("module", "what rsyncd calls the tree; images"),
             _option("comment", "what rsyncd says of it to who asks for its modules"),
         ],
@@ -210,6 +211,7 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
         key=said.get("certificate_key", ""),
         https=tuple(said.get("listen", webserver.HTTPS)),
         http=() if listen_http == ["none"] else tuple(listen_http),
+        passwords=said.get("basic_auth", ""),
     )
     faults = module.faults() if program == "rsyncd" else web.faults()
     if program == "apache" and not faults:

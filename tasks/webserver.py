@@ -30,6 +30,7 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     https: tuple[str, ...] = HTTPS
     http: tuple[str, ...] = HTTP  # empty for no plain HTTP
+    passwords: str = ""  # a file of users with passwords, who alone may read
 
     def faults(self) -> list[str]:
         """What cannot be written into a configuration, by its option, a line each."""
@@ -44,11 +45,21 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
                 for one in places
                 if not _LISTEN.fullmatch(one)
             ]
-        paths = {"tree": self.tree, "certificate": self.certificate, "certificate-key": self.key}
-        for option, path in paths.items():
+        for option, path in self.paths.items():
             if path and not _is_plain(path):
                 found.append(f"--{option}={path}: {PLAIN}")
+        if self.passwords and self.http:
+            found.append(
+                "--basic-auth: over plain HTTP, which clients try first, they send the password in clear:"
+                " it goes with --listen-http=none alone"
+            )
         return found
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Those that were given, by their options."""
+        files = {"certificate": self.certificate, "certificate-key": self.key, "basic-auth": self.passwords}
+        return {"tree": self.tree, **files}
 
 
 def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
@@ -69,6 +80,7 @@ def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstr
     words = {
         "TREE": _quoted(str(tree)),
         "NAMES": " ".join(web.names),
+        "NAME": first,
         "CERTIFICATE": _quoted(web.certificate or f"/etc/letsencrypt/live/{first}/fullchain.pem"),
         "KEY": _quoted(web.key or f"/etc/letsencrypt/live/{first}/privkey.pem"),
         "LISTEN": "\n".join(f"    listen {one} ssl;" for one in web.https),
@@ -79,6 +91,7 @@ def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstr
         "AGENTS": "\n".join(agents),
         "OTHERS": "\n".join(others),
         "TOP": TOP,
+        "PASSWORDS": _quoted(web.passwords),
     }
     text = (
         _HEAD
@@ -89,6 +102,7 @@ def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstr
     )
     text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
     text = text.replace("@REDIRECT@", _REDIRECT if others else "")
+    text = text.replace("@AUTH@", CLEAR + _AUTH if web.passwords else "")
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
 
 
@@ -184,7 +198,7 @@ server {
 @TYPES@
     add_header Cache-Control $imagepress_cache_@MARK@;
 
-    # What rsync or a publication has not finished on a mirror, and whatever else hides.
+@AUTH@    # What rsync or a publication has not finished on a mirror, and whatever else hides.
     location ~ /\\. {
         return 404;
     }
@@ -214,6 +228,19 @@ _CHOICE = """\
         add_header Vary User-Agent;
         # Not $1 here: to evaluate a map forgets it. A snapshot that was rolled back to may lack a list.
         try_files @STREAMS@$imagepress_list_@MARK@/$imagepress_file @STREAMS@/$imagepress_file =404;
+"""
+
+# What they ask for without TLS is in lxc/incus:client/simplestreams_images.go; Go adds the user of the URL.
+CLEAR = """\
+    # Who is in this file may read (htpasswd makes it): incus remote add ours https://USER:PASSWORD@@NAME@/
+    # Incus and LXD ask for images over plain HTTP first, and send the password along, in clear: nothing of
+    # this host may answer on port 80, for other sites neither; and the URL has no port, or they ask there.
+"""
+
+_AUTH = """\
+    auth_basic "images";
+    auth_basic_user_file @PASSWORDS@;
+
 """
 
 _HTTP = """
