@@ -14,7 +14,13 @@ from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
-from tasks.state import NONE, Quarantine, latest_name, load
+from tasks.state import NONE, Quarantine, encode, latest_name, load, save
+
+AGAIN = {  # what a step does because the configuration changed
+    "collect": "again: what is listed, for site.keep changed",
+    "streams": "again: the indexes, for the rules or lists changed",
+    "page": "again: the page, for [page] or its template changed",
+}
 
 
 class Exposure:
@@ -66,10 +72,24 @@ class Exposure:
 
     def page_mark(self) -> tuple[object, ...]:
         """What the page is told beside the indexes, and what is in it."""
-        settings, html = self._settings, files.read(self._layout.public / PAGE) or b""
-        own = settings.page
+        html = files.read(self._layout.public / PAGE) or b""
+        return *self._page_told(), self._settings.signing.key, files.digest(html)
+
+    def _page_told(self) -> tuple[object, ...]:
+        own = self._settings.page
         template = own.template and files.digest(files.read(own.template) or b"")
-        return own.title, own.remote, template, settings.signing.key, files.digest(html)
+        return own.title, own.remote, template
+
+    def _told(self) -> dict[str, str]:
+        """What the configuration says of each step, as a mark."""
+        of = self._settings
+        told = {"collect": of.site.keep, "streams": (of.rules, of.list), "page": self._page_told()}
+        return {name: files.digest(encode(what)) for name, what in told.items()}
+
+    def _note(self, step: str) -> None:
+        """Keep what a step was told, for ``due``."""
+        known = load(self._layout.told, dict) or {}
+        save(self._layout.told, known | {step: self._told()[step]})
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""
@@ -85,11 +105,15 @@ class Exposure:
         """Gather what is to be listed."""
         run = self._run
         shrink = run.options.allow_shrink
-        return indexes.collect(self._layout, self._settings, run.decisions, allow_shrink=shrink)
+        said = indexes.collect(self._layout, self._settings, run.decisions, allow_shrink=shrink)
+        self._note("collect")
+        return said
 
     def streams(self) -> str:
         """Write and sign the streams."""
-        return indexes.write_streams(self._layout, self._settings, self._run.signer)
+        said = indexes.write_streams(self._layout, self._settings, self._run.signer)
+        self._note("streams")
+        return said
 
     def lxc_index(self) -> str:
         """Write and sign the indexes of LXC."""
@@ -106,7 +130,9 @@ class Exposure:
 
     def page(self) -> str:
         """Write the page for people, and the public key."""
-        return indexes.write_page(self._layout, self._settings)
+        said = indexes.write_page(self._layout, self._settings)
+        self._note("page")
+        return said
 
     def has_key(self) -> bool:
         """Whether the published keys are the site's."""
@@ -166,6 +192,8 @@ class Exposure:
     def due(self) -> Iterator[str]:
         """What time and decisions bring without any new build; reads only."""
         run, layout = self._run, self._layout
+        known, told = load(layout.told, dict) or {}, self._told()
+        yield from (what for step, what in AGAIN.items() if known.get(step, told[step]) != told[step])
         yield from preview.delisted(layout, run.decisions)
         images, snapshots = prune.due(layout, self._settings, run.decisions, run.now)
         yield from (f"expired: {path}, which no index has named for site.grace" for path in images)

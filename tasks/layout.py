@@ -90,6 +90,11 @@ class Layout:
         return self.state / KEY
 
     @property
+    def told(self) -> Path:
+        """Marks of what the configuration said when the indexes and the page were last written."""
+        return self.state / "told.json"
+
+    @property
     def lapsing(self) -> Path:
         """Since when delisted images are no longer named by what is exposed."""
         return self.state / "lapsing.json"

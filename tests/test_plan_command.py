@@ -147,3 +147,30 @@ def test_of_a_fresh_site(site: Site) -> None:
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == "1 product: 1 new"
     assert not site.root.exists()
+
+
+def test_what_the_configuration_changes_is_said_until_it_is_done(site: Site) -> None:
+    matrix(site.ci, A)
+    build(site.ci, A)
+    site.publish()
+    before = site.doit("plan").out
+    assert "again" not in before
+    for line, said in (
+        (
+            '[[rules]]\nmatch = "tiny/1"\naliases = ["one"]\n',
+            "again: the indexes, for the rules or lists changed\n",
+        ),
+        ('[[list]]\nname = "few"\nclient = "lxd"\n', "again: the indexes, for the rules or lists changed\n"),
+        ('[page]\ntitle = "New"\n', "again: the page, for [page] or its template changed\n"),
+        ('[[rules]]\nmatch = "tiny/2"\n', "again: the indexes, for the rules or lists changed\n"),  # no byte
+    ):
+        site.more += line
+        site.configure()
+        assert site.doit("plan").out == before + said
+        site.publish()
+        assert site.doit("plan").out == before
+    site.lines = "keep = 9\n"
+    site.configure()
+    assert site.doit("plan").out == f"{before}again: what is listed, for site.keep changed\n"
+    site.publish()
+    assert site.doit("plan").out == before
