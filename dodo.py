@@ -108,7 +108,7 @@ def task_proof() -> dict[str, object]:
 
 
 def task_page() -> dict[str, object]:
-    """Write the page for people, and the public key."""
+    """Write the page for people, the public key, and what older protocols ask for."""
     return {
         "actions": step(show.page),
         "task_dep": ["proof"],  # which may take something out of the indexes
@@ -124,7 +124,7 @@ def task_snapshot() -> dict[str, object]:
         "actions": step(show.freeze),
         "file_dep": [*show.files(), *show.people()],
         "task_dep": ["page"],
-        "uptodate": [same(run.ledgers), site.latest.exists, asked(show.is_cleared), same(show.has_old_names)],
+        "uptodate": [same(run.ledgers), site.latest.exists, asked(show.is_cleared), same(show.beside)],
     }
 
 

@@ -4,8 +4,8 @@ Nouns, pure, data in and data out: image (products, files, kinds), policy (the o
 (his word on single products, images, builds), plan (which build a product should be at), archive and
 headers (whether tarballs and disks are whole), metadata (metadata.yaml), origin (what other tools call
 things), catalogue (what is listed), streams and lxcindex (what clients read), schema and proof (what clients
-would stumble over), twin and overlay (what other servers list), page (for people), webserver (nginx), apache
-and rsyncd (what serves it), words, errors.
+would stumble over), twin and overlay (what other servers list), page (for people), rest and importurl (what
+older protocols ask for: protocols), webserver (nginx), apache and rsyncd (what serves it), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
 check, delta), prune, indexes (collect, write, prove), snapshot, purge, mirror; beside it bring (the road of
 an image that no Jenkins built: take), follow (other servers), and decide, preview, report, verify, rebuild.

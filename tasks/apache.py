@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.layout import STREAMS
+from tasks import protocols
+from tasks.layout import PROTOCOLS, STREAMS
 from tasks.overlay import TOP
-from tasks.settings import List, Upstream
-from tasks.webserver import CLEAR, Web
+from tasks.rest import BOUNDARY, FIRST
+from tasks.settings import List, Protocols, Upstream
+from tasks.webserver import CLEAR, NONE, Web
 
 PLAIN = "must be an absolute path in one line, without any of $*?[], which are special to Apache"
 _EVERYWHERE = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - names for all addresses, which it writes as *
@@ -22,7 +24,13 @@ def faults(web: Web) -> list[str]:
     return [f"--{name}={path}: {PLAIN}" for name, path in web.paths.items() if path and not _is_plain(path)]
 
 
-def apache(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
+def apache(
+    tree: Path,
+    lists: Iterable[List],
+    web: Web,
+    upstreams: Iterable[Upstream] = (),
+    older: Protocols = NONE,
+) -> str:
     """What Apache 2.4 needs to serve a tree; raises ValueError for one it cannot name."""
     tree = Path(web.tree or tree)
     if not _is_plain(str(tree)):
@@ -46,8 +54,14 @@ def apache(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upst
         "TOP": TOP,
         "PASSWORDS": _quoted(web.passwords),
         "OTHERS": (redirects := _others(upstreams)),
+        "PROTOCOLS": PROTOCOLS,
+        "EXPORT": _quoted(str(tree / PROTOCOLS / "rest/export")),
+        "IMPORT": _quoted(str(tree / PROTOCOLS / "import")),
+        "IMAGES": _quoted(str(tree / "images")),
+        "BOUNDARY": BOUNDARY,
+        "FIRST": FIRST,
     }
-    text = _HEAD + _HTTPS + (_HTTP if web.http else "")
+    text = _HEAD + _HTTPS.replace("@OLDER@", protocols.apache(older)) + (_HTTP if web.http else "")
     text = text.replace("@LISTS@", _LISTS if agents else "").replace("@SITE@", _SITE)
     text = text.replace("@REDIRECT@", _REDIRECT if redirects else "")
     text = text.replace("@AUTH@", CLEAR + _AUTH if web.passwords else _OPEN)
@@ -113,8 +127,8 @@ _HEAD = """\
 # What Apache, from 2.4.39 on, needs to serve this site, made by `doit serverconfig apache`. On Debian, put it
 # at /etc/apache2/sites-available/images.conf and, the first time,
 #     a2enmod ssl rewrite headers && a2ensite images && apachectl configtest && systemctl restart apache2
-# Ports other than 80 and 443 need a `Listen` of their own (ports.conf). Make it again when [[list]] or
-# [[upstream]] changes: publications need neither that nor a reload.
+# Ports other than 80 and 443 need a `Listen` of their own (ports.conf). Make it again when [[list]],
+# [[upstream]] or [protocols] changes: publications need neither that nor a reload.
 #
 # Apache has to pass through the directories above the tree; it needs nothing else of the site.
 """
@@ -187,7 +201,7 @@ _HTTPS = """
     SSLCertificateKeyFile @KEY@
 
 @SITE@
-@LISTS@    # Who takes gzip gets the packed file.
+@OLDER@@LISTS@    # Who takes gzip gets the packed file.
     RewriteRule "@JSON@" - [E=imagepress_packed:1]
     RewriteCond %{HTTP:Accept-Encoding} "\\bgzip\\b"
     RewriteCond %{HTTP:Accept-Encoding} "!\\bgzip *; *q=0(?:\\.0*)? *(?:,|$)"

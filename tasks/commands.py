@@ -200,6 +200,7 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
     from tasks import apache, rsyncd, webserver  # noqa: PLC0415 - only this command needs them
 
     run, tree = runtime.current(), said.get("tree", "")
+    older = run.settings.protocols
     module = rsyncd.Module(
         name=said.get("module", rsyncd.NAME), comment=said.get("comment", rsyncd.COMMENT), tree=tree
     )
@@ -222,8 +223,8 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
         if program == "rsyncd":
             return rsyncd.rsyncd(run.layout.latest, module)
         if program == "apache":
-            return apache.apache(run.layout.latest, run.settings.list, web, run.settings.upstream)
-        return webserver.nginx(run.layout.latest, run.settings.list, web, run.settings.upstream)
+            return apache.apache(run.layout.latest, run.settings.list, web, run.settings.upstream, older)
+        return webserver.nginx(run.layout.latest, run.settings.list, web, run.settings.upstream, older)
     except ValueError as error:
         raise SettingsError([f"site.root: {error}"]) from None
 

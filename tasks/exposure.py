@@ -11,7 +11,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from tasks import files, indexes, mirror, preview, prune, purge, snapshot, tree
 from tasks.errors import PublishError, TreeError
-from tasks.layout import KEY, PAGE
+from tasks.layout import KEY, PAGE, PROTOCOLS
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
 from tasks.state import NONE, Quarantine, encode, latest_name, load, save
@@ -73,7 +73,7 @@ class Exposure:
     def page_mark(self) -> tuple[object, ...]:
         """What the page is told beside the indexes, and what is in it."""
         html = files.read(self._layout.public / PAGE) or b""
-        return *self._page_told(), self._settings.signing.key, files.digest(html)
+        return *self._page_told(), self._settings.signing.key, files.digest(html), *self.older()
 
     def _page_told(self) -> tuple[object, ...]:
         own = self._settings.page
@@ -90,6 +90,14 @@ class Exposure:
         """Keep what a step was told, for ``due``."""
         known = load(self._layout.told, dict) or {}
         save(self._layout.told, known | {step: self._told()[step]})
+
+    def older(self) -> tuple[object, str]:
+        """Which older protocols are spoken, and a mark of their files."""
+        return self._settings.protocols, files.marks(self._layout.public / PROTOCOLS)
+
+    def beside(self) -> object:
+        """What is frozen beside what names images, and the page."""
+        return self._settings.site.compat, self.older()
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""
@@ -129,10 +137,11 @@ class Exposure:
         return (load(self._layout.quarantine, Quarantine) or NONE) == NONE
 
     def page(self) -> str:
-        """Write the page for people, and the public key."""
+        """Write the page for people, the public key, and the files of older protocols."""
         said = indexes.write_page(self._layout, self._settings)
+        more = tree.put_protocols(self._layout.public, self._settings.protocols)
         self._note("page")
-        return said
+        return f"{said}; {more}" if more else said
 
     def has_key(self) -> bool:
         """Whether the published keys are the site's."""
@@ -145,10 +154,6 @@ class Exposure:
         return snapshot.snapshot(
             self._layout, self._run.now, settings.snapshot.backend, compat=settings.site.compat
         )
-
-    def has_old_names(self) -> bool:
-        """Whether a snapshot has those of images.linuxcontainers.org's publisher."""
-        return self._settings.site.compat
 
     def is_cleared(self) -> bool:
         """Whether nothing that was withdrawn at once lies in the tree."""

@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -302,6 +302,47 @@ def _copy(source: str, target: str) -> None:
             shutil.copyfileobj(old, new)
         new.flush()
         keep_time(old, Path(target))
+
+
+def fill(directory: Path, wanted: Mapping[str, bytes]) -> int:
+    """Let a directory hold these files and no other, by path; says how many changed, came or went.
+
+    Each is replaced and none rewritten, for others may have its bytes by a hard link; all are made
+    durable at once.
+    """
+    there = {entry.path.removeprefix(f"{directory}/") for entry in _files(directory)}
+    changed = there - wanted.keys()
+    for name in changed:
+        unlink(directory / name)
+        remove_empty((directory / name).parent, directory.parent)
+    for name, data in wanted.items():
+        path = directory / name
+        if name in there and read(path) == data:
+            continue
+        changed.add(name)
+        temporary = directory.with_name(f"{TEMPORARY}{directory.name}")
+        with disk("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            place(temporary, data)
+            temporary.replace(path)
+    if changed:
+        with disk("write", directory):
+            sync(directory.parent)
+    return len(changed)
+
+
+def _files(directory: Path) -> Iterator["os.DirEntry[str]"]:
+    with disk("list"):
+        for entry in _walk(str(directory)) if directory.exists() else ():
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry
+
+
+def marks(directory: Path) -> str:
+    """A mark of a tree that changes with any of its files: paths, sizes, times, identities."""
+    seen = ((one.path, one.stat(follow_symlinks=False)) for one in _files(directory))
+    return digest(repr(sorted((at, of.st_ino, of.st_mtime_ns, of.st_size) for at, of in seen)).encode())
 
 
 def stamp(directory: Path) -> str:

@@ -14,7 +14,8 @@ OLD_SERIAL = ".serial"  # when the tree was published, as images.linuxcontainers
 SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
 PAGE = "index.html"  # for people
 KEY = "key.asc"  # the public keys that have signed here
-INDEX_TREES = ("meta", "streams")  # what names images, and so must come after them
+PROTOCOLS = "protocols"  # what older protocols ask for
+INDEX_TREES = ("meta", "streams", PROTOCOLS)  # what names images, and so must come after them
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,4 +78,5 @@ def _replace(
         tree.add_key(new / "public", settings.signing)
         if (new / "public" / PAGE).exists():
             tree.put_page(new / "public", settings)
+        tree.put_protocols(new / "public", tree.protocols_of(new / "public"))
     frozen.replace(layout, name)

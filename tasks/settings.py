@@ -305,6 +305,13 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     template: Path | None = None  # None is page.html, beside this
 
 
+class Protocols(msgspec.Struct, frozen=True, kw_only=True):
+    """``[protocols]``: what was spoken before simplestreams, as files beside the streams."""
+
+    rest: bool = False
+    header_import: bool = False
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -317,6 +324,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deltas: Deltas = Deltas()
     lxc: Lxc = Lxc()
     page: Page = Page()
+    protocols: Protocols = Protocols()
     snapshot: Snapshot = Snapshot()
     mirror: tuple[Mirror, ...] = ()
 

@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 from tasks import files, lxcindex, streams
 from tasks.errors import TreeError
 from tasks.image import SOURCE, Image
-from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, STREAMS, STREAMS_TWIN, Layout
 from tasks.overlay import TOP
 from tasks.policy import CLIENTS
-from tasks.settings import Lxc, Page, Settings, Signing
+from tasks.settings import Lxc, Page, Protocols, Settings, Signing
 from tasks.sign import Signer, is_whole, keyring, publish_signed
 from tasks.state import PRIVATE, load
 from tasks.streams import Json
+from tasks.words import counted
 
 TEMPLATE = Path(__file__).with_name("page.html")
 OLD_FORMS = ("json", "json.gpg", "sjson")
@@ -224,6 +225,33 @@ def page_of(public: Path, settings: Page) -> bytes:
 def put_page(public: Path, settings: Settings) -> bool:
     """Make the page of what the indexes list; says whether it changed."""
     return files.write_changed(public / PAGE, page_of(public, settings.page))
+
+
+def protocols_of(public: Path) -> Protocols:
+    """The older protocols that a tree has files for."""
+    top = public / PROTOCOLS
+    return Protocols(rest=(top / "rest").exists(), header_import=(top / "import").exists())
+
+
+def protocol_files(public: Path, which: Protocols) -> tuple[dict[str, bytes], list[str]]:
+    """What the files of these protocols are, by what a tree lists, and those that no file system takes."""
+    from tasks import protocols  # noqa: PLC0415 - not needed when nothing is new
+
+    listed, files, left = listed_streams(public), dict[str, bytes](), list[str]()
+    for name in protocols.wanted(which):
+        made, unfit = protocols.made(listed, name)
+        files |= {f"{name}/{path}": data for path, data in made.items()}
+        left += [f"{name}/{path}" for path in unfit]
+    return files, left
+
+
+def put_protocols(public: Path, which: Protocols) -> str:
+    """Make them these, and no other; says so in a few words, "" where there are and were none."""
+    wanted, left = protocol_files(public, which)
+    if not (changed := files.fill(public / PROTOCOLS, wanted)) and not wanted:
+        return ""
+    unfit = [f"{len(left)} have names that no file can have, like {left[0][:80]}"] if left else []
+    return ", ".join([f"{counted(len(wanted), 'file')} of older protocols, {changed} changed", *unfit])
 
 
 def put_key(layout: Layout, signing: Signing) -> bool:

@@ -17,14 +17,14 @@ from tasks import files, lxcindex, page, streams, xdelta
 from tasks.audit import Audit, audit
 from tasks.errors import ProgramMissing, SettingsError, TreeError
 from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
-from tasks.layout import KEY, LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, STREAMS, STREAMS_TWIN, Layout
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
 from tasks.schema import listed_items
 from tasks.settings import Lxc, Page
 from tasks.sign import Verifier, certificates, is_whole
 from tasks.threads import CORES, apart, together
-from tasks.tree import elsewhere, listed_paths, lists, overlays, page_of
+from tasks.tree import elsewhere, listed_paths, lists, overlays, page_of, protocol_files, protocols_of
 from tasks.words import counted
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
@@ -103,6 +103,7 @@ class _Verification:
             self._fault(line)
         if self._done.faults == before:  # else it is made of what was named
             self._page()
+            self._older()
         self._deltas()
         return self._done
 
@@ -206,6 +207,17 @@ class _Verification:
         if html not in (page_of(self._tree, told), page_of(self._tree, self._own)):
             version = " or another template" if self._own.template else ""
             self._fault(PAGE, f"is not what the indexes say, or another version{version} made it")
+
+    def _older(self) -> None:
+        """What older protocols ask for is made again of the indexes, too."""
+        made, _ = protocol_files(self._tree, protocols_of(self._tree))
+        wanted = {f"{PROTOCOLS}/{path}": data for path, data in made.items()}
+        there = {path for path in self._sizes if path.startswith(f"{PROTOCOLS}/")}
+        for path in sorted(wanted.keys() | there):
+            self._done.files += 1
+            self._done.size += self._sizes.get(path, 0)
+            if path not in there or self._read(PurePosixPath(path)) != wanted.get(path):
+                self._fault(path, "is not what the indexes say, or another version made it")
 
     def _is_there(self, path: str) -> bool:
         """Whether a link leads somewhere; whether an image has all of its files was asked before."""

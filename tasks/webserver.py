@@ -11,13 +11,16 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.layout import STREAMS
+from tasks import protocols
+from tasks.layout import PROTOCOLS, STREAMS
 from tasks.overlay import TOP
-from tasks.settings import List, Upstream
+from tasks.rest import BOUNDARY, FIRST
+from tasks.settings import List, Protocols, Upstream
 
 _NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]*")
 _LISTEN = re.compile(r"(([A-Za-z0-9.*_-]+|\[[0-9A-Fa-f:.]+\]):)?([0-9]{1,5})")
 HTTPS, HTTP = ("443", "[::]:443"), ("80", "[::]:80")
+NONE = Protocols()
 PLAIN = "must be an absolute path in one line, without '$', which nginx takes for a variable"
 
 
@@ -62,7 +65,13 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
         return {"tree": self.tree, **files}
 
 
-def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstream] = ()) -> str:
+def nginx(
+    tree: Path,
+    lists: Iterable[List],
+    web: Web,
+    upstreams: Iterable[Upstream] = (),
+    older: Protocols = NONE,
+) -> str:
     """What nginx needs inside ``http {}`` to serve a tree; raises ValueError for one it cannot name."""
     tree = Path(web.tree or tree)
     if not _is_plain(str(tree)):
@@ -92,12 +101,18 @@ def nginx(tree: Path, lists: Iterable[List], web: Web, upstreams: Iterable[Upstr
         "OTHERS": "\n".join(others),
         "TOP": TOP,
         "PASSWORDS": _quoted(web.passwords),
+        "PROTOCOLS": PROTOCOLS,
+        "BOUNDARY": BOUNDARY,
+        "FIRST": FIRST,
+        "NAME": first,
     }
+    maps, places = protocols.nginx(older)
     text = (
         _HEAD
         + (_LISTS if agents else "")
         + (_OTHERS if others else "")
-        + _HTTPS
+        + maps
+        + _HTTPS.replace("@OLDER@", places)
         + (_HTTP if web.http else "")
     )
     text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
@@ -129,7 +144,7 @@ _TYPES = """\
 _HEAD = """\
 # What nginx needs to serve this site, made by `doit serverconfig nginx`. Put it where nginx.conf includes it
 # within http {}, as /etc/nginx/conf.d/images.conf, ask `nginx -t`, and reload nginx. Make it again when
-# [[list]] or [[upstream]] changes: publications need neither that nor a reload.
+# [[list]], [[upstream]] or [protocols] changes: publications need neither that nor a reload.
 #
 # nginx has to pass through the directories above the tree; it needs nothing else of the site.
 
@@ -203,7 +218,7 @@ server {
         return 404;
     }
 
-@REDIRECT@    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
+@OLDER@@REDIRECT@    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
     location ~ ^@STREAMS@/(?<imagepress_file>(?:images|index)\\.(?:json|json\\.gpg|json\\.gz|sjson))$ {
         gzip_static on;
         add_header Cache-Control $imagepress_cache_@MARK@;  # add_header forgets those outside

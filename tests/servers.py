@@ -206,7 +206,7 @@ def _apache_config(home: Path, *ports: int) -> str:
         "mpm_event", "access_compat", "alias", "auth_basic", "authn_core", "authn_file", "authz_core",
         "authz_host", "authz_user", "autoindex", "deflate", "dir", "env", "filter", "mime", "negotiation",
         "reqtimeout", "setenvif", "status",
-        "socache_shmcb", "ssl", "rewrite", "headers",  # a2enmod
+        "socache_shmcb", "ssl", "rewrite", "headers", "include", "asis",  # a2enmod
     ]
     # fmt: on
     mods = Path("/etc/apache2/mods-available")
