@@ -305,44 +305,56 @@ def _copy(source: str, target: str) -> None:
 
 
 def fill(directory: Path, wanted: Mapping[str, bytes]) -> int:
-    """Let a directory hold these files and no other, by path; says how many changed, came or went.
+    """Let a directory hold these files and nothing else, by path; says how many changed, came or went.
 
     Each is replaced and none rewritten, for others may have its bytes by a hard link; all are made
-    durable at once.
+    durable at once. A directory without a file is none.
     """
-    there = {entry.path.removeprefix(f"{directory}/") for entry in _files(directory)}
+    temporary = directory.with_name(f"{TEMPORARY}{directory.name}")
+    unlink(temporary)
+    there, directories = _below(directory)
     changed = there - wanted.keys()
     for name in changed:
         unlink(directory / name)
-        remove_empty((directory / name).parent, directory.parent)
     for name, data in wanted.items():
         path = directory / name
         if name in there and read(path) == data:
             continue
         changed.add(name)
-        temporary = directory.with_name(f"{TEMPORARY}{directory.name}")
         with disk("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
             place(temporary, data)
             temporary.replace(path)
+    for name in directories:
+        remove_empty(directory / name, directory.parent)
     if changed:
         with disk("write", directory):
-            sync(directory.parent)
+            sync(next(one for one in directory.parents if one.exists()))
     return len(changed)
 
 
-def _files(directory: Path) -> Iterator["os.DirEntry[str]"]:
+def _below(directory: Path) -> tuple[set[str], list[str]]:
+    """The paths of all files below a directory, and of all directories with itself."""
+    files, directories = set[str](), [""]
     with disk("list"):
-        for entry in _walk(str(directory)) if directory.exists() else ():
-            if not entry.is_dir(follow_symlinks=False):
-                yield entry
+        if not directory.exists():
+            return files, []
+        for entry in _walk(str(directory)):
+            name = entry.path.removeprefix(f"{directory}/")
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(name)
+            else:
+                files.add(name)
+    return files, directories
 
 
 def marks(directory: Path) -> str:
     """A mark of a tree that changes with any of its files: paths, sizes, times, identities."""
-    seen = ((one.path, one.stat(follow_symlinks=False)) for one in _files(directory))
-    return digest(repr(sorted((at, of.st_ino, of.st_mtime_ns, of.st_size) for at, of in seen)).encode())
+    with disk("list"):
+        walk = _walk(str(directory)) if directory.exists() else ()
+        seen = ((one.path, one.stat(follow_symlinks=False)) for one in walk if not one.is_dir())
+        found = sorted((path, of.st_ino, of.st_mtime_ns, of.st_size) for path, of in seen)
+    return digest(repr(found).encode())
 
 
 def stamp(directory: Path) -> str:

@@ -18,11 +18,14 @@ def wanted(protocols: Protocols) -> list[str]:
     return [name for name, on in (("rest", protocols.rest), ("import", protocols.header_import)) if on]
 
 
-def made(products: Mapping[str, object], name: str) -> tuple[dict[str, bytes], list[str]]:
-    """The files of one protocol, by their paths below its directory, and those that cannot be."""
-    files = MAKERS[name](products)
-    left = sorted(path for path in files if not _fits(path))
-    return {path: data for path, data in files.items() if path not in left}, left
+def made(
+    products: Mapping[str, object], protocols: Protocols
+) -> tuple[dict[str, dict[str, bytes]], list[str]]:
+    """The files of each protocol, by directory and path, and the names of those that cannot be."""
+    found = {name: make(products) if name in wanted(protocols) else {} for name, make in MAKERS.items()}
+    left = sorted(f"{name}/{path}" for name, of in found.items() for path in of if not _fits(path))
+    fit = {name: {path: data for path, data in of.items() if _fits(path)} for name, of in found.items()}
+    return fit, left
 
 
 def _fits(path: str) -> bool:

@@ -233,25 +233,22 @@ def protocols_of(public: Path) -> Protocols:
     return Protocols(rest=(top / "rest").exists(), header_import=(top / "import").exists())
 
 
-def protocol_files(public: Path, which: Protocols) -> tuple[dict[str, bytes], list[str]]:
-    """What the files of these protocols are, by what a tree lists, and those that no file system takes."""
+def protocol_files(public: Path, which: Protocols) -> tuple[dict[str, dict[str, bytes]], list[str]]:
+    """What older protocols are made of, by directory, if a tree lists this; and files that cannot be."""
     from tasks import protocols  # noqa: PLC0415 - not needed when nothing is new
 
-    listed, files, left = listed_streams(public), dict[str, bytes](), list[str]()
-    for name in protocols.wanted(which):
-        made, unfit = protocols.made(listed, name)
-        files |= {f"{name}/{path}": data for path, data in made.items()}
-        left += [f"{name}/{path}" for path in unfit]
-    return files, left
+    return protocols.made(listed_streams(public) if protocols.wanted(which) else {}, which)
 
 
 def put_protocols(public: Path, which: Protocols) -> str:
-    """Make them these, and no other; says so in a few words, "" where there are and were none."""
+    """Make their files these; says so in a few words, "" where there are and were none."""
     wanted, left = protocol_files(public, which)
-    if not (changed := files.fill(public / PROTOCOLS, wanted)) and not wanted:
+    changed = sum(files.fill(public / PROTOCOLS / name, of) for name, of in wanted.items())
+    files.remove_empty(public / PROTOCOLS, public)
+    if not (count := sum(map(len, wanted.values()))) and not changed:
         return ""
-    unfit = [f"{len(left)} have names that no file can have, like {left[0][:80]}"] if left else []
-    return ", ".join([f"{counted(len(wanted), 'file')} of older protocols, {changed} changed", *unfit])
+    unfit = [f"{len(left)} would have names that no file can have, like {left[0][:80]!r}"] if left else []
+    return ", ".join([f"{counted(count, 'file')} of older protocols, {changed} changed", *unfit])
 
 
 def put_key(layout: Layout, signing: Signing) -> bool:

@@ -211,8 +211,10 @@ class _Verification:
     def _older(self) -> None:
         """What older protocols ask for is made again of the indexes, too."""
         made, _ = protocol_files(self._tree, protocols_of(self._tree))
-        wanted = {f"{PROTOCOLS}/{path}": data for path, data in made.items()}
-        there = {path for path in self._sizes if path.startswith(f"{PROTOCOLS}/")}
+        wanted = {f"{PROTOCOLS}/{top}/{path}": data for top, of in made.items() for path, data in of.items()}
+        there = {
+            path for path in self._sizes if path.startswith(tuple(f"{PROTOCOLS}/{top}/" for top in made))
+        }
         for path in sorted(wanted.keys() | there):
             self._done.files += 1
             self._done.size += self._sizes.get(path, 0)

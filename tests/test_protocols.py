@@ -1,6 +1,7 @@
 """The protocols before simplestreams, as the real servers hand them out and the real clients take them."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,16 @@ from busybox import machine
 from daemons import Daemon
 from servers import Web
 from sites import Key, Site, build, files, matrix
-from test_serverconfig import SERVERS, generated
+from test_serverconfig import FAULTS, PRINTED, SERVERS, certificate, generated, web_of
 
 from jenkins import standin
 from jenkins.controller import Controller
+from tasks import webserver
 from tasks.files import digest
+from tasks.rest import rest
+from tasks.settings import Protocols
+
+__all__ = ["certificate"]  # a fixture
 
 SPLIT, ARM = "tiny/1/amd64/default", "tiny/1/arm64/default"
 ODD, LXDS = "tiny/1/amd64/a+b~c", "tiny/3/amd64/default"
@@ -315,15 +321,82 @@ def test_every_image_goes_out_whole(web: Web, shown: Site) -> None:
         assert response.headers["Content-Disposition"] == "inline;filename=image.tar.gz"
 
 
-def parts(response: requests.Response) -> bytes:
+def parts(response: requests.Response, body: bytes = b"") -> bytes:
     """The bytes of an image: of its two files, one after the other, or of its one."""
+    body = body or response.content
     kind, _, boundary = response.headers["Content-Type"].partition("; boundary=")
     if kind == "application/octet-stream":
-        return response.content
+        return body
     assert kind == "multipart/form-data"
-    start, metadata, root, end = response.content.split(f"--{boundary}".encode())
-    assert (start, end) == (b"", b"--\r\n")
+    start, metadata, root, end = body.split(f"--{boundary}".encode())
+    assert not start
+    assert end == b"--\r\n"
     return b"".join(one.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for one in (metadata, root))
+
+
+def printed(program: str) -> Any:
+    """The configuration of a server for a tree that no site made."""
+
+    def configured(public: Path, _lists: object, web: webserver.Web) -> str:
+        return PRINTED[program](public, (), web, older=Protocols(rest=True, header_import=True))
+
+    return configured
+
+
+@pytest.fixture(params=["nginx", "apache"])
+def program(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+DIRECTIVES = (
+    b"""<!--#include virtual="/site-id" --><!--#exec cmd="touch '%b'" --><!--#echo var="DATE_LOCAL" -->"""
+)
+
+
+def test_a_large_image_goes_out_whole_to_a_slow_client(program: str, tmp_path: Path) -> None:
+    """It holds what a server looks for in the file that names its parts, and nobody looks into it."""
+    path, block = f"images/{ODD}/20260101_00:01", DIRECTIVES + bytes(range(256)) * 4096
+    (tmp_path / path).mkdir(parents=True)
+    (tmp_path / path / "incus.tar.xz").write_bytes(block)
+    (tmp_path / path / "rootfs.squashfs").write_bytes(block * 100)
+    mark = digest(block * 101)
+    items: dict[str, dict[str, Any]] = {
+        name: {"ftype": ftype, "path": f"{path}/{name}", "size": 1}
+        for name, ftype in (("incus.tar.xz", "incus.tar.xz"), ("rootfs.squashfs", "squashfs"))
+    }
+    items["incus.tar.xz"]["combined_squashfs_sha256"] = mark
+    product = {"arch": "amd64", "aliases": "tiny", "versions": {"20260101_00:01": {"items": items}}}
+    for name, data in rest({ODD.replace("/", ":"): product}).items():
+        (tmp_path / "protocols/rest" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "protocols/rest" / name).write_bytes(data)
+    with SERVERS[program](tmp_path, tmp_path, printed(program)) as web:
+        url = f"{web.url}/1.0/images/{mark}/export"
+        with requests.get(url, verify=str(web.ca), timeout=20, stream=True) as response:
+            chunks = []
+            for chunk in response.iter_content(1 << 18):
+                chunks.append(chunk)
+                if len(chunks) < 100:
+                    time.sleep(0.01)  # until all is full that lies between us
+    found = digest(parts(response, b"".join(chunks)))
+    assert (found, len(block) >= 1 << 20) == (mark, True)
+
+
+def test_nothing_is_run(program: str, tmp_path: Path) -> None:
+    """Not even of a file that is put together, should somebody else write there."""
+    (tmp_path / "protocols/rest/export").mkdir(parents=True)
+    (tmp_path / "site-id").write_text("us")
+    text = DIRECTIVES.replace(b"%b", str(tmp_path / "run").encode())
+    for kind in ("whole", "multipart"):
+        (tmp_path / f"protocols/rest/export/{'0' * 64}.{kind}").write_bytes(text)
+    for name in ("images/a", "streams/v1/images.json", "protocols/rest/images/1234.json", "index.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    with SERVERS[program](tmp_path, tmp_path, printed(program)) as web:
+        assert get(web, f"/1.0/images/{'0' * 64}/export").content.startswith(b"us")
+        for name in ("images/a", "streams/v1/images.json", "1.0/images/1234", "index.html"):
+            assert get(web, f"/{name}").content == text
+    assert not (tmp_path / "run").exists()
 
 
 # The files
@@ -365,3 +438,171 @@ def test_switching_one_off_removes_its_files_here_and_on_mirrors(site: Site) -> 
     assert not (site.latest / "protocols").exists()
     assert not (site.mirror / "protocols").exists()
     assert site.doit("verify").code == 0
+
+
+@pytest.fixture
+def three(site: Site) -> Site:
+    """Published twice with both on: of the second time, only one product is new."""
+    matrix(site.ci, SPLIT, BOX)
+    for kinds in ("container", "unified"):
+        product = SPLIT if kinds == "container" else BOX
+        build(site.ci, product, content={product: files(product, kinds=(kinds,))})
+    site.more = ON + '[jenkins.artifacts]\nunified = "tiny-*"\n[[mirror]]\nname = "near"\nurl = "mirror"\n'
+    site.publish()
+    build(site.ci, SPLIT)
+    site.publish()
+    return site
+
+
+def older(tree: Path) -> dict[str, bytes]:
+    top = tree / "protocols"
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+
+def seen(tree: Path) -> set[str]:
+    """The fingerprints that the protocol lists."""
+    return {one["fingerprint"] for one in json.loads(older(tree)["rest/images.recursion.json"])["metadata"]}
+
+
+def test_verify_holds_them_against_the_indexes(three: Site) -> None:
+    assert three.doit("verify").code == 0
+    top = three.latest / "protocols"
+    gone = next(name for name in older(three.latest) if name.endswith(".multipart"))
+    for name, data in (("rest/1.0.json", b"x"), (gone, None), ("import/incus/tiny/x", b"")):
+        before = (top / name).read_bytes() if (top / name).exists() else None
+        write(top / name, data)
+        done = three.doit("verify")
+        assert (done.code, done.out.count("is not what the indexes say")) == (1, 1), done.out
+        assert f"protocols/{name}: " in done.out
+        write(top / name, before)
+    assert three.doit("verify").code == 0
+
+
+def write(path: Path, data: bytes | None) -> None:
+    path.unlink(missing_ok=True)
+    if data is not None:
+        path.write_bytes(data)
+
+
+def test_they_are_made_again_only_where_they_are_not_as_they_should_be(three: Site) -> None:
+    before = three.tree("site/public/protocols")
+    assert "nothing changed" in three.publish().out
+    top = three.root / "site/public/protocols"
+    (top / "rest/1.0.json").unlink()
+    (top / "rest/404.json").write_bytes(b"")
+    (top / "import/x").write_bytes(b"")
+    said = three.publish().out
+    assert "of older protocols, 3 changed" in said
+    after = three.tree("site/public/protocols")
+    assert after.keys() == before.keys()
+    same = {name for name in after if after[name] == before[name]}
+    assert {Path(name).name for name in after.keys() - same if (three.root / name).is_file()} == {
+        "1.0.json",
+        "404.json",
+    }
+    assert older(three.latest) == older(three.mirror) == older(three.root / "site/public")
+    assert "nothing changed" in three.publish().out
+
+
+def test_a_rollback_and_a_withdrawal_take_them_along(three: Site) -> None:
+    first, second = sorted((three.root / "snapshots").iterdir())
+    then, now = older(first / "public"), older(second / "public")
+    (new,) = seen(second / "public") - seen(first / "public")
+    assert three.doit("rollback", first.name).code == 0
+    assert older(three.latest) == older(three.mirror) == then
+    assert three.doit("rollback", "--release").code == 0
+    three.publish()
+    assert older(three.latest) == older(three.mirror) == now
+    newest = max(three.products()[SPLIT.replace("/", ":")]["versions"])
+    assert three.doit("withdraw", "--now", f"{SPLIT}/{newest}").code == 0
+    for tree in (three.mirror, *(one / "public" for one in (three.root / "snapshots").iterdir())):
+        assert new not in seen(tree)
+        assert not [name for name, data in older(tree).items() if new in name or newest.encode() in data]
+    assert three.doit("verify").code == 0
+
+
+# What is hostile
+
+
+def test_a_name_that_no_file_can_have_is_left_out_and_said(site: Site) -> None:
+    matrix(site.ci, BOX)
+    build(site.ci, BOX, content={BOX: files(BOX, kinds=("unified",))})
+    names = [
+        "tiny/../../../../out",
+        "tiny/.hidden",
+        "tiny/" + "z" * 300,
+        "tiny/" + "y/" * 600 + "y",
+        "tiny/good+~_-",
+    ]
+    site.more = f'{ON}[jenkins.artifacts]\nunified = "tiny-*"\n[[rules]]\nmatch = "*"\naliases = {json.dumps(names)}\n'
+    said = site.publish().out
+    assert "would have names that no file can have, like 'import/incus/tiny/" in said
+    found = older(site.root / "site/public")
+    assert any("good+~_-" in name for name in found)
+    assert not [name for name in found if {"..", ".hidden"} & {*name.split("/")} or len(name) > 1010]
+    assert not list(site.base.rglob("out*"))
+    assert site.doit("verify").code == 0
+
+
+def test_what_would_end_a_directive_is_not_put_into_one() -> None:
+    """Neither comes from a site's own streams; whoever serves a tree may have got it from elsewhere."""
+    item = {"ftype": "incus_combined.tar.gz", "sha256": "a" * 64, "size": 1}
+    for path in (
+        'images/a/b" --><!--#exec cmd="x" -->',
+        "images/../state/lock",
+        "/images/a",
+        "images//a",
+        "images/$x/a",
+        "images/a\r\nb",
+        "site-id",
+    ):
+        items = {"x": {**item, "path": path}}
+        product = {"arch": "amd64", "aliases": "x", "versions": {"20260101_00:01": {"items": items}}}
+        assert not [name for name in rest({"a:b:amd64:c": product}) if "a" * 64 in name], path
+    items = {"x": {**item, "path": "images/a/b"}}
+    product = {"arch": "amd64", "aliases": "x", "versions": {"20260101_00:01": {"items": items}}}
+    assert f"export/{'a' * 64}.whole" in rest({"a:b:amd64:c": product})
+
+
+def test_two_fingerprints_that_begin_alike_have_no_short_form() -> None:
+    marks = ["a" * 12 + end * 52 for end in "bc"]
+    products = {
+        f"a:{mark[-1]}:amd64:c": {
+            "arch": "amd64",
+            "versions": {
+                "20260101_00:01": {
+                    "items": {
+                        "x": {
+                            "ftype": "incus_combined.tar.gz",
+                            "sha256": mark,
+                            "size": 1,
+                            "path": "images/a/b",
+                        }
+                    }
+                }
+            },
+        }
+        for mark in marks
+    }
+    made = rest(products)
+    assert {name for name in made if name.startswith("images/a")} == {
+        "images/aliases.json", "images/aliases.recursion.json", *(f"images/{mark}.json" for mark in marks)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("program", ["nginx", "apache"])
+def test_two_sites_with_both_in_one_server(program: str, certificate: Path) -> None:
+    both = Protocols(rest=True, header_import=True)
+    options: dict[str, Any] = {"certificate": str(certificate), "key": str(certificate)}
+    text = PRINTED[program](certificate.parent, [], web_of(**options), older=both)
+    options |= {"names": ("images.a-department.of.an-example-university.edu",)}
+    text += PRINTED[program](certificate.parent, [], web_of(**options), older=both)
+    assert FAULTS[program](text, certificate.parent.parent) == ""
+
+
+@pytest.mark.parametrize("lines", ["rest = 1", 'header_import = "yes"', "lxd = true"])
+def test_a_wrong_setting_is_named(site: Site, lines: str) -> None:
+    site.more = f"[protocols]\n{lines}\n"
+    result = site.doit("publish")
+    assert result.code == 3
+    assert f"protocols.{lines.split(' ', maxsplit=1)[0]}" in result.err
