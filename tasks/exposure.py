@@ -93,7 +93,10 @@ class Exposure:
 
     def older(self) -> tuple[object, str]:
         """Which older protocols are spoken, and a mark of their files."""
-        return self._settings.protocols, files.marks(self._layout.public / PROTOCOLS)
+        top = self._layout.public / PROTOCOLS
+        with files.disk("list"):
+            marks = sorted(files.marks(top).items()) if top.exists() else []
+        return self._settings.protocols, files.digest(repr(marks).encode())
 
     def beside(self) -> object:
         """What is frozen beside what names images, and the page."""

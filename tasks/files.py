@@ -348,15 +348,6 @@ def _below(directory: Path) -> tuple[set[str], list[str]]:
     return files, directories
 
 
-def marks(directory: Path) -> str:
-    """A mark of a tree that changes with any of its files: paths, sizes, times, identities."""
-    with disk("list"):
-        walk = _walk(str(directory)) if directory.exists() else ()
-        seen = ((one.path, one.stat(follow_symlinks=False)) for one in walk if not one.is_dir())
-        found = sorted((path, of.st_ino, of.st_mtime_ns, of.st_size) for path, of in seen)
-    return digest(repr(found).encode())
-
-
 def stamp(directory: Path) -> str:
     """A mark of a flat directory that changes with any of its files: names, sizes, times."""
     with disk("list"):
