@@ -1,5 +1,7 @@
 """What other tools call things, and what a metadata.yaml tells: pure, so a table each."""
 
+from time import process_time
+
 import pytest
 
 from tasks import metadata, origin
@@ -53,6 +55,26 @@ def test_metadata_tells_the_product(told: dict[str, object], fields: str) -> Non
 )
 def test_metadata_tells_the_serial(told: dict[str, object], text: str) -> None:
     assert metadata.serial_text(told) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["3.20", "20250102_0304", "1:20", "yes", "1_000", "0x10", "007", "2025-01-02", "1e3", "9" * 20]
+)
+def test_what_metadata_says_stays_as_it_is_written(text: str) -> None:
+    """Incus reads properties into a map of strings; 3.20 is no release 3.2."""
+    told = metadata.parse(f"properties: {{release: {text}, os: a, architecture: amd64}}".encode())
+    assert metadata.product_fields(told)[1] == text
+
+
+def test_nothing_in_metadata_takes_long() -> None:
+    """A number of YAML 1.1 in base 60 took 48 s; packed, it has 360 bytes."""
+    digits = ":".join(["1"] * 400_000)
+    begun = process_time()
+    assert metadata.parse(f"a: {digits}".encode()) == {"a": digits}
+    for tag in ("int", "float", "timestamp", "binary"):
+        with pytest.raises(ValueError, match="is no YAML: "):
+            metadata.parse(f"a: !!{tag} {digits}".encode())
+    assert process_time() - begun < 5
 
 
 def test_the_nearest_requirement_counts() -> None:
