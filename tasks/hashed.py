@@ -97,14 +97,14 @@ class Hashed:
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        if self.size + len(chunk) > self._limit:
-            raise _too_large(self._path, self._limit)
+        self._see(chunk)
         with files.disk(f"write {self._path}"):
             self._file.write(chunk)
-        self._see(chunk)
 
     def _see(self, chunk: bytes) -> None:
         self.size += len(chunk)
+        if self.size > self._limit:
+            raise _too_large(self._path, self._limit)
         for digest in (self.sha256, self.md5, *self.combined.values()):
             digest.update(chunk)
 
@@ -113,9 +113,8 @@ class Hashed:
 
         Its owner may go on to write into it: what is hashed is what arrived here.
         """
+        self._refuse_large(source)
         try:
-            if os.fstat(source.fileno()).st_size > self._limit:
-                raise _too_large(self._path, self._limit)
             files.share(source.fileno(), self._file.fileno())
         except OSError:  # another file system, or one that cannot
             while chunk := source.read(CHUNK):
@@ -127,8 +126,14 @@ class Hashed:
 
     def hash_only(self, source: IO[bytes]) -> None:
         """Take the hashes of an open file, and none of its bytes."""
+        self._refuse_large(source)
         while chunk := source.read(CHUNK):
             self._see(chunk)
+
+    def _refuse_large(self, source: IO[bytes]) -> None:
+        """See before it is read whether it is too large; it may still grow."""
+        if os.fstat(source.fileno()).st_size > self._limit:
+            raise _too_large(self._path, self._limit)
 
     def reset(self) -> None:
         """Start the file again."""

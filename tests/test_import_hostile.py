@@ -1,0 +1,77 @@
+"""doit import from somebody who means harm, or whose disk was damaged: one named fault each, and soon."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from time import process_time
+
+import pytest
+from sites import Site, files
+
+from tasks import hashed
+from tasks.errors import ImageRejected
+
+A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
+WHEN = "20250102_03:04"
+GOOD = f"{B}/{WHEN}: {WHEN} ("  # what is said of an image that was taken
+KINDS = ("container",)
+
+
+@pytest.fixture
+def site(site: Site) -> Site:
+    """A site without any Jenkins."""
+    site.config.write_text(f'[site]\nroot = "root"\n[signing]\nkey = "{site.key.secret}"\n')
+    return site
+
+
+def put(directory: Path, content: Mapping[str, bytes]) -> Path:
+    directory.mkdir(parents=True)
+    for name, data in content.items():
+        if name != "serial":
+            (directory / name).write_bytes(data)
+    return directory
+
+
+def tree(base: Path, product: str, when: str = WHEN) -> Path:
+    return put(base / "images" / product / when, files(product, serial=WHEN, kinds=KINDS))
+
+
+def said(site: Site, *arguments: str, code: int = 1, env: Mapping[str, str] | None = None) -> str:
+    result = site.doit("import", *arguments, env=env)
+    text = result.out + result.err
+    assert result.code == code, f"exit {result.code}\n{text}"
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_sparse_file_is_refused_by_its_length(site: Site) -> None:
+    """A sparse one of 3 GiB took 48 s, and as much memory."""
+    base = site.base / "old"
+    path = tree(base, A) / "incus.tar.xz"
+    os.truncate(path, hashed.METADATA_LIMIT + 1)
+    text = said(site, f"--from={base}", "--dry-run")
+    assert f"{A}/{WHEN}: rejected: incus.tar.xz is larger than 64 MiB" in text
+    os.truncate(path, hashed.LIMIT + 1)
+    begun = process_time()
+    large = pytest.raises(ImageRejected, match="larger than 65536 MiB")
+    with path.open("rb") as source, hashed.Hashed(site.base / "sink", {}) as sink, large:
+        sink.hash_only(source)
+    assert process_time() - begun < 1
+
+
+def test_what_grows_while_it_is_hashed_ends_at_the_limit(tmp_path: Path) -> None:
+    inner, outer = os.pipe()
+    os.write(outer, b"123456")
+    os.close(outer)
+    large = pytest.raises(ImageRejected, match="sink is larger than")
+    with open(inner, "rb") as source, hashed.Hashed(tmp_path / "sink", {}, 5) as sink, large:
+        sink.hash_only(source)
+
+
+def test_a_signature_that_none_is_by_its_length_is_not_taken_over(site: Site) -> None:
+    base = site.base / "old"
+    large = tree(base, A) / "rootfs.squashfs.asc"
+    large.write_bytes(b"")
+    os.truncate(large, 1 << 40)
+    assert f"{A}/{WHEN}: {WHEN} (" in said(site, f"--adopt={base}", code=0)
+    assert (site.latest / "images" / A / WHEN / large.name).stat().st_size < 2000
