@@ -170,6 +170,8 @@ def stage(source: Foreign, found: Found, directory: Path, how: How) -> Staged:
             raise ImageRejected(f"{root} with {INCUS} has another fingerprint than the record beside it says")
     if how is How.LINKED:
         for name in found.kept.keys() - {LOG, f"{SUMS}.asc"}:
+            if name.endswith(".asc") and source.status(found.kept[name]).st_size > RECORD_LIMIT:
+                continue  # no signature
             with source.file(found.kept[name]) as file:
                 files.link_open(file, directory / name)
     return staged
