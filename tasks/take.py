@@ -44,6 +44,7 @@ IMAGES = "images"
 DEPTH = 4  # directories above the serial: os, release, arch, variant
 RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
 INDEX_LIMIT = 512 << 20  # bytes of an images.json
+IMG = "rootfs.img"  # what makes a unified image a VM
 LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
 Levels: TypeAlias = Mapping[str, tuple[tuple[str, bytes], ...]]  # name of a record -> path, content
 # What a publisher writes itself, the reference or this one.
@@ -129,7 +130,7 @@ def identify(source: Foreign, found: Found, product: Product | None, serial: str
         why = str(error) if path else "it has no metadata.yaml"
         return replace(found, fault=f"{why}; {what}")
     paths = found.paths
-    if UNIFIED in paths and "rootfs.img" in members:
+    if UNIFIED in paths and IMG in members:
         paths = {origin.combined_name(members): paths[UNIFIED]}
     return replace(
         found, product=product, serial=serial, paths=paths, notes=found.notes + origin.became(text, serial)
@@ -143,7 +144,7 @@ def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, obj
             source.chunks(path),
             LIMITS,
             ["metadata.yaml"],
-            see=lambda name, _: members.add(name.split("/")[0]),
+            see=lambda name, _: members.add(IMG) if name == IMG else None,  # of a million names no other
         )
         return metadata.parse(text.get("metadata.yaml", b"0"))
     except (ValueError, UpstreamError) as error:  # BadArchiveError and TooMuchError are the former

@@ -1,6 +1,8 @@
 """doit import from somebody who means harm, or whose disk was damaged: one named fault each, and soon."""
 
 import os
+import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from time import process_time
@@ -8,8 +10,9 @@ from time import process_time
 import pytest
 from sites import Site, files
 
-from tasks import hashed
+from tasks import hashed, take
 from tasks.errors import ImageRejected
+from tasks.foreign import Foreign
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 WHEN = "20250102_03:04"
@@ -75,3 +78,17 @@ def test_a_signature_that_none_is_by_its_length_is_not_taken_over(site: Site) ->
     os.truncate(large, 1 << 40)
     assert f"{A}/{WHEN}: {WHEN} (" in said(site, f"--adopt={base}", code=0)
     assert (site.latest / "images" / A / WHEN / large.name).stat().st_size < 2000
+
+
+def test_of_the_names_in_a_tarball_none_is_kept(tmp_path: Path) -> None:
+    """1500 of 1 MB each, packed to 326 kB, took 1.5 GB."""
+    with tarfile.open(tmp_path / "u.tar.gz", "w:gz", compresslevel=1) as tar:
+        for number in range(60):
+            tar.addfile(tarfile.TarInfo(f"{number}{'x' * 1_000_000}"))
+    tracemalloc.start()
+    (found,) = take.alone(source := Foreign(tmp_path))
+    fault = take.identify(source, found, None, "").fault
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "say what it is" in fault
+    assert peak < 20_000_000
