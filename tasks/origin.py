@@ -51,7 +51,7 @@ FTYPES = {
     "lxd_combined.tar.gz": UNIFIED_LXD,
 }
 _SERIAL = re.compile(r"([0-9]{8})(?:_?([0-9]{2})([0-9]{2})|_([0-9]{2}):([0-9]{2}))?")
-_SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)*(.+)")  # ./ as sha256sum writes what find(1) found
 _TARBALL = re.compile(r".+\.tar(\.[a-z0-9]+)?")
 
 
@@ -172,9 +172,11 @@ def _sums(data: bytes | None) -> dict[str, str]:
     """The sha256 of every name in a SHA256SUMS of any tool; raises ValueError."""
     found: dict[str, str] = {}
     for line in (data or b"").decode("utf-8", "replace").splitlines():
+        if not line.strip():
+            continue
         if not (said := _SUM.fullmatch(line)):
             raise ValueError(f"{SUMS}: the line {line[:100]!a} is no sha256 and name")
-        found[said[2]] = said[1]
+        found[said[2]] = said[1].lower()
     return found
 
 

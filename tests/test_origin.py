@@ -87,6 +87,8 @@ def test_the_nearest_requirement_counts() -> None:
     [
         (f"{MARK}  lxd.tar.xz\n", b"", {INCUS: MARK}),
         (f"{MARK} *incus.tar.xz\n{OTHER}  gone.log\n", b"", {INCUS: MARK}),
+        (f"{MARK}  ./incus.tar.xz\n", b"", {INCUS: MARK}),
+        (f"\n{MARK.upper()}  incus.tar.xz\r\n \n", b"", {INCUS: MARK}),
         ("", f'{{"incus.tar.xz": {{"sha256": "{MARK}"}}}}'.encode(), {INCUS: MARK}),
     ],
 )
