@@ -1,9 +1,13 @@
 """The door to other web servers than Jenkins: one small file, asked for only if it changed.
 
 Proxies come from the environment. What is fetched is trusted for nothing here: signatures are checked
-by whoever asked.
+by whoever asked. The site's lock is held meanwhile, so whatever a server does, it has only so much time.
 """
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import requests
@@ -13,11 +17,24 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from tasks.errors import UpstreamError
+from tasks.threads import ahead
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two packets
 LARGEST = 256 << 20  # bytes of one file; Ubuntu's 300,000 lines are 15 MiB
 CHUNK = 1 << 20
-_RETRY = Retry(total=3, backoff_factor=0.3, status_forcelist={429, 500, 502, 503, 504}, raise_on_status=False)
+LIMIT = 600.0  # seconds for all that is got of one server
+SLOWEST = 1024  # bytes a second over PATIENCE, below that a body is given up
+PATIENCE = 60.0
+QUIET = 10.0  # seconds after which people are told what is waited for
+_RETRY = Retry(
+    total=3,
+    backoff_factor=0.3,
+    status_forcelist={429, 500, 502, 503, 504},
+    raise_on_status=False,
+    retry_after_max=60,  # seconds
+)
+# What servers say of what is not there: stores like S3 do not tell it from what nobody may list.
+_ABSENT = {requests.codes.not_found, requests.codes.gone, requests.codes.forbidden}
 
 
 class Answer(NamedTuple):
@@ -28,10 +45,12 @@ class Answer(NamedTuple):
 
 
 class Web:
-    """One server."""
+    """One server; its time runs from here on."""
 
-    def __init__(self, base: str, ca: str = "") -> None:
-        self._base = base.rstrip("/")
+    def __init__(self, base: str, ca: str = "", say: Callable[[str], object] = lambda _line: None) -> None:
+        self._base, self._say = base.rstrip("/"), say
+        self.limit, self.patience, self.quiet = LIMIT, PATIENCE, QUIET
+        self._began = time.monotonic()
         self._session = requests.Session()
         self._session.trust_env = False  # else ~/.netrc would add credentials, and another CA go before ours
         self._session.proxies.update(get_environ_proxies(base))
@@ -41,25 +60,50 @@ class Web:
             self._session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
 
     def get(self, path: str, mark: str = "") -> Answer:
-        """A file, if it is another than that of the mark; raises UpstreamError."""
+        """A file, if it is another than that of the mark; raises UpstreamError.
+
+        On a thread, which is left to itself when the time is up: a server may be slow with each byte of
+        its headers, and the way to it with its address, where nothing here would look at the clock.
+        """
         url = f"{self._base}/{path}"
+        (answer,) = ahead(partial(self._get, mark=mark), [url], 1)
+        left = max(0.0, self._began + self.limit - time.monotonic())
+        with suppress(TimeoutError):
+            return answer.result(min(left, self.quiet))
+        if left > self.quiet:
+            self._say(f"waiting for {url}")
+            with suppress(TimeoutError):
+                return answer.result(left - self.quiet)
+        raise UpstreamError(f"{url}: did not come within the {self.limit:.0f} s that one server has")
+
+    def _get(self, url: str, mark: str) -> Answer:
         headers = {"If-None-Match": mark} if mark else {}
         try:
             with self._session.get(url, headers=headers, timeout=TIMEOUT, stream=True) as answer:
                 if answer.status_code == requests.codes.not_modified and mark:
                     return Answer(None, mark)
-                if answer.status_code == requests.codes.not_found:
+                if answer.status_code in _ABSENT:
                     return Answer(None)
                 if answer.status_code != requests.codes.ok:
                     raise UpstreamError(f"{url}: HTTP status {answer.status_code}")
-                body = bytearray()
-                for chunk in answer.iter_content(CHUNK):
-                    body += chunk
-                    if len(body) > LARGEST:
-                        raise UpstreamError(f"{url}: is larger than {LARGEST >> 20} MiB")
-                return Answer(bytes(body), answer.headers.get("ETag", ""))
-        except (requests.RequestException, HTTPError, ValueError) as error:
+                return Answer(self._body(url, answer), answer.headers.get("ETag", ""))
+        except (OSError, HTTPError, ValueError) as error:  # OSError is a CA that cannot be read, too
             raise UpstreamError(f"{url}: {_short(error)}") from error
+
+    def _body(self, url: str, answer: requests.Response) -> bytes:
+        """As it comes, for a chunk that is waited for would hide a server that drips."""
+        body, window, began = bytearray(), 0, time.monotonic()
+        while chunk := answer.raw.read1(CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > LARGEST:
+                raise UpstreamError(f"{url}: is larger than {LARGEST >> 20} MiB")
+            if (now := time.monotonic()) > self._began + self.limit:
+                raise UpstreamError(f"{url}: is late, and nobody waits any more")
+            if (waited := now - began) > self.patience:
+                if len(body) - window < SLOWEST * waited:
+                    raise UpstreamError(f"{url}: slower than {SLOWEST} bytes a second, given up")
+                began, window = now, len(body)
+        return bytes(body)
 
 
 def _short(error: Exception) -> str:
