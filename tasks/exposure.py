@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
-from tasks import files, indexes, mirror, preview, prune, purge, snapshot, tree
+from tasks import files, indexes, mirror, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE, PROTOCOLS
 from tasks.runtime import Run
@@ -95,7 +95,7 @@ class Exposure:
         """Which older protocols are spoken, and a mark of their files."""
         top = self._layout.public / PROTOCOLS
         with files.disk("list"):
-            marks = sorted(files.marks(top).items()) if top.exists() else []
+            marks = sorted(trees.marks(top).items()) if top.exists() else []
         return self._settings.protocols, files.digest(repr(marks).encode())
 
     def beside(self) -> object:

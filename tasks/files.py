@@ -8,7 +8,6 @@ Modes are 0644 and 0755 whatever the umask.
 """
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import os
@@ -98,11 +97,12 @@ def sync(directory: Path) -> None:
 
 def place(path: Path, data: bytes) -> None:
     """Write a file in a directory that nobody sees yet; ``move`` makes it durable."""
-    with disk("write", path), open(path, "wb", opener=_opener) as file:
+    with disk("write", path), open(path, "wb", opener=opener) as file:
         file.write(data)
 
 
-def _opener(path: str, flags: int) -> int:
+def opener(path: str, flags: int) -> int:
+    """For ``open``: no link is followed, and the mode is ours."""
     handle = os.open(path, flags | os.O_NOFOLLOW, 0o644)
     os.fchmod(handle, 0o644)
     return handle
@@ -229,7 +229,7 @@ def link_open(file: BinaryIO, target: Path) -> None:
 
 def _copy_open(file: BinaryIO, target: Path) -> None:
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
-    with open(temporary, "wb", opener=_opener) as copy:
+    with open(temporary, "wb", opener=opener) as copy:
         try:
             share(file.fileno(), copy.fileno())
         except OSError:  # one that cannot
@@ -238,70 +238,6 @@ def _copy_open(file: BinaryIO, target: Path) -> None:
         os.fsync(copy.fileno())
     keep_time(file, temporary)
     temporary.replace(target)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Make ``target`` a copy of the tree ``source`` that shares its files by hard links.
-
-    Between a file system's snapshot and the site there are none: there blocks are shared, if they can be.
-    """
-    with disk("link into"):
-        target.mkdir(parents=True)
-        target.chmod(0o755)
-        for entry in _walk(str(source)):
-            here = f"{target}{entry.path.removeprefix(str(source))}"
-            if entry.is_dir(follow_symlinks=False):
-                os.mkdir(here)  # noqa: PTH102 - pathlib would take half of the time of a snapshot
-                os.chmod(here, 0o755)  # noqa: PTH101, S103 - as above; the world reads it
-            else:
-                try:
-                    os.link(entry.path, here, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno != errno.EXDEV:
-                        raise
-                    _copy(entry.path, here)
-
-
-def align(source: Path, target: Path) -> None:
-    """Make a tree of hard links equal to another: what both have is only looked at."""
-    with disk("align"):
-        _align(str(source), str(target))
-
-
-def _align(source: str, target: str) -> None:
-    wanted, there = _sorts(source), _sorts(target)
-    for name in [name for name, sort in there.items() if name not in wanted or wanted[name] != sort]:
-        path = Path(target, name)
-        shutil.rmtree(path) if there.pop(name) is None else path.unlink()
-    for name, inode in wanted.items():
-        here = f"{target}/{name}"
-        if name in there:
-            if inode is None:
-                _align(f"{source}/{name}", here)
-        elif inode is None:
-            link_tree(Path(source, name), Path(here))
-        else:
-            os.link(f"{source}/{name}", here, follow_symlinks=False)
-
-
-def _sorts(directory: str) -> dict[str, int | None]:
-    """The entries of a directory: the inode of a file, None for a directory."""
-    with os.scandir(directory) as entries:
-        return {
-            entry.name: None if entry.is_dir(follow_symlinks=False) else entry.inode()
-            for entry in entries
-            if not entry.name.startswith(TEMPORARY)
-        }
-
-
-def _copy(source: str, target: str) -> None:
-    with Path(source).open("rb") as old, open(target, "xb", opener=_opener) as new:
-        try:
-            share(old.fileno(), new.fileno())
-        except OSError:  # two file systems, or one that cannot
-            shutil.copyfileobj(old, new)
-        new.flush()
-        keep_time(old, Path(target))
 
 
 def fill(directory: Path, wanted: Mapping[str, bytes]) -> int:
@@ -339,7 +275,7 @@ def _below(directory: Path) -> tuple[set[str], list[str]]:
     with disk("list"):
         if not directory.exists():
             return files, []
-        for entry in _walk(str(directory)):
+        for entry in walk(str(directory)):
             name = entry.path.removeprefix(f"{directory}/")
             if entry.is_dir(follow_symlinks=False):
                 directories.append(name)
@@ -358,29 +294,17 @@ def stamp(directory: Path) -> str:
     return digest(repr(marks).encode())
 
 
-def marks(top: Path) -> dict[str, tuple[int, int]]:
-    """Every file below ``top`` with its inode and time: a tree and a snapshot are equal when these are.
-
-    The time too, in nanoseconds: ZFS gives the inode of a file that went to another.
-    """
-    return {
-        entry.path.removeprefix(str(top)): (entry.inode(), entry.stat(follow_symlinks=False).st_mtime_ns)
-        for entry in _walk(str(top))
-        if not entry.is_dir(follow_symlinks=False)
-    }
-
-
 def sizes(top: Path) -> dict[str, int]:
     """Every file below ``top`` with its size in bytes, by its path relative to it."""
     with disk("read"):
         return {
             entry.path.removeprefix(f"{top}/"): entry.stat(follow_symlinks=False).st_size
-            for entry in _walk(str(top))
+            for entry in walk(str(top))
             if entry.is_file(follow_symlinks=False)
         }
 
 
-def _walk(top: str) -> Iterator["os.DirEntry[str]"]:
+def walk(top: str) -> Iterator["os.DirEntry[str]"]:
     """Every directory and file below ``top`` but our own temporary ones, parents first."""
     with os.scandir(top) as entries:
         for entry in entries:
@@ -388,7 +312,7 @@ def _walk(top: str) -> Iterator["os.DirEntry[str]"]:
                 continue
             yield entry
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
+                yield from walk(entry.path)
 
 
 def point(link: Path, target: str) -> None:

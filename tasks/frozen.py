@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from tasks import files
+from tasks import files, trees
 from tasks.errors import ProgramFailed, TreeError
 from tasks.layout import Layout
 from tasks.programs import run
@@ -53,10 +53,10 @@ class HardLinks:
         with files.disk("freeze"):
             if spare.exists():
                 spare.rename(unfinished)
-                files.align(self._layout.public, unfinished / "public")
+                trees.align(self._layout.public, unfinished / "public")
             else:
                 unfinished.mkdir()
-                files.link_tree(self._layout.public, unfinished / "public")
+                trees.link(self._layout.public, unfinished / "public")
             unfinished.chmod(0o755)
             unfinished.rename(self._layout.snapshots / name)
 
@@ -224,7 +224,7 @@ def drop(layout: Layout, name: str) -> None:
         else:
             _remove(gone)
         if spare.exists():  # what else went since must not be held by it
-            files.align(layout.public, spare / "public")
+            trees.align(layout.public, spare / "public")
     _tidy(layout)
 
 
@@ -255,7 +255,7 @@ def copy(layout: Layout, name: str) -> Path:
         return new
     with files.disk("copy"):
         new.mkdir()
-        files.link_tree(old / "public", new / "public")
+        trees.link(old / "public", new / "public")
         new.chmod(0o755)
     return new
 

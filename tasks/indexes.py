@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
-from tasks import files, lxcindex, overlay, streams, tree
+from tasks import files, lxcindex, overlay, streams, tree, trees
 from tasks.audit import audit
 from tasks.catalogue import Catalogue, catalogue, duplicates, spared
 from tasks.decisions import Decisions
@@ -83,7 +83,7 @@ def _pinned(layout: Layout, name: str, word: Decisions) -> tuple[Catalogue, list
             again = layout.staging / f"{image.product.key}:again"
             if again.exists():
                 files.remove(again, layout.staging)
-            files.link_tree(shown / image.path, again)
+            trees.link(shown / image.path, again)
             files.move(again, layout.image(image))
         ledger = load(layout.ledger(image.product), Ledger) or Ledger(image.product)
         if image.serial not in {one.serial for one in ledger.images}:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import files, frozen, tree
+from tasks import files, frozen, tree, trees
 from tasks.catalogue import Catalogue
 from tasks.image import Image
 from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, Layout
@@ -61,7 +61,7 @@ def _same(tree: Path, shown: Path) -> bool:
     index = STREAMS / "images.json"
     if (tree / index).exists() and (shown / index).exists() and not (tree / index).samefile(shown / index):
         return False
-    return files.marks(tree) == files.marks(shown)
+    return trees.marks(tree) == trees.marks(shown)
 
 
 def mark_lapsing(layout: Layout, now: datetime) -> None:

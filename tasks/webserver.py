@@ -104,7 +104,6 @@ def nginx(
         "PROTOCOLS": PROTOCOLS,
         "BOUNDARY": BOUNDARY,
         "FIRST": FIRST,
-        "NAME": first,
     }
     maps, places = protocols.nginx(older)
     text = (

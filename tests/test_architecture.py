@@ -70,6 +70,7 @@ DOORS = {
     "layout",
     "ledgers",
     "tree",
+    "trees",
     "audit",
     "web",
 }

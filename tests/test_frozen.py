@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 from sites import Key, Site, build, matrix
 from test_snapshot import image, place
@@ -16,10 +17,9 @@ from tools import need_root
 from volumes import VOLUMES, btrfs, run
 
 from jenkins.standin import Standin
-from tasks import files, frozen, settings
+from tasks import frozen, settings, trees
 from tasks.decisions import Decisions
 from tasks.errors import TreeError
-from tasks.files import marks
 from tasks.layout import Layout
 from tasks.prune import prune
 from tasks.purge import purge
@@ -263,7 +263,7 @@ class TestSpare:
         kept = (pruned.snapshots / frozen.SPARE / "public/images/tiny/1").stat().st_ino
         (pruned.public / "page").write_text("3")
         assert snapshot(pruned, NOW + timedelta(days=2)) == "20261123-0830.0 (hardlink)"
-        assert marks(pruned.public) == marks(pruned.latest)
+        assert trees.marks(pruned.public) == trees.marks(pruned.latest)
         assert (pruned.latest / "images/tiny/1").stat().st_ino == kept
         assert not (pruned.snapshots / frozen.SPARE).exists()
 
@@ -280,21 +280,22 @@ class TestSpare:
         purge(pruned, [gone], lambda: None, rules(pruned))
         assert not [*pruned.root.glob(f"**/{gone}")]
 
+    @limits(deadline=None)  # of a machine that is busy
     @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("", "x", "x/y", "z"))), max_size=12))
     def test_any_tree_becomes_any_other(self, files_of: list[tuple[str, str]]) -> None:
         with tempfile.TemporaryDirectory() as made:
-            trees = [Path(made, name) for name in ("old", "new", "other")]
-            for tree in trees:
+            tops = [Path(made, name) for name in ("old", "new", "other")]
+            for tree in tops:
                 tree.mkdir()
             for number, (first, rest) in enumerate(files_of):
-                path = trees[number % 2] / first / rest
+                path = tops[number % 2] / first / rest
                 if not path.exists() and not any(one.is_file() for one in path.parents):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(str(number))
-            files.link_tree(trees[0], trees[2] / "it")
-            files.align(trees[1], trees[2] / "it")
-            assert marks(trees[1]) == marks(trees[2] / "it")
-            assert below(trees[1]) == below(trees[2] / "it")
+            trees.link(tops[0], tops[2] / "it")
+            trees.align(tops[1], tops[2] / "it")
+            assert trees.marks(tops[1]) == trees.marks(tops[2] / "it")
+            assert below(tops[1]) == below(tops[2] / "it")
 
 
 def test_a_clone_that_is_read_stays_until_its_reader_has_gone(tmp_path: Path) -> None:
