@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks import protocols
+from tasks import dated, protocols
 from tasks.layout import PROTOCOLS, STREAMS
 from tasks.overlay import TOP
 from tasks.rest import BOUNDARY, FIRST
@@ -40,6 +40,7 @@ def apache(
     agents = [(one.name, one.agent.pattern) for one in lists if one.agent is not None]
     words = {
         "TREE": _quoted(str(tree)),
+        "TREES": _quoted(f"^(?:{re.escape(str(tree))}|{re.escape(str(tree.parent))}/at)(?:/|$)"),
         "NAME": first,
         "ALIASES": f"\n    ServerAlias {' '.join(others)}" if others else "",
         "CERTIFICATE": _quoted(web.certificate or f"/etc/letsencrypt/live/{first}/fullchain.pem"),
@@ -61,7 +62,12 @@ def apache(
         "BOUNDARY": BOUNDARY,
         "FIRST": FIRST,
     }
-    text = _HEAD + _HTTPS.replace("@OLDER@", protocols.apache(older)) + (_HTTP if web.http else "")
+    at = "" if web.tree else dated.apache(_quoted(f"{tree.parent}/at/"))
+    text = (
+        _HEAD
+        + _HTTPS.replace("@OLDER@", protocols.apache(older)).replace("@DATED@", at)
+        + (_HTTP if web.http else "")
+    )
     text = text.replace("@LISTS@", _LISTS if agents else "").replace("@SITE@", _SITE)
     text = text.replace("@REDIRECT@", _REDIRECT if redirects else "")
     text = text.replace("@AUTH@", CLEAR + _AUTH if web.passwords else _OPEN)
@@ -141,7 +147,7 @@ _SITE = """\
         Options FollowSymLinks
         AllowOverride None
     </Directory>
-    <Directory @TREE@>
+    <DirectoryMatch @TREES@>
 @AUTH@
         # Instead of all that Apache knows: images are bytes, and what is packed is not to be unpacked.
         RemoveEncoding .gz .xz
@@ -159,7 +165,7 @@ _SITE = """\
             ForceType text/plain
         </FilesMatch>
         AddDefaultCharset utf-8
-    </Directory>
+    </DirectoryMatch>
     DirectoryIndex index.html
     # LXC asks for //meta/1.0/index-system and //images/...//rootfs.tar.xz
     MergeSlashes On
@@ -168,10 +174,10 @@ _SITE = """\
     # made again. The indexes change with every publication: whoever keeps them longer than site.grace asks
     # for images that are gone.
     Header set Cache-Control "public, max-age=300"
-    <LocationMatch "^/images/.*[^/]$">
+    <LocationMatch "^(?:/at/[^/]+)?/images/.*[^/]$">
         Header set Cache-Control "public, max-age=31536000, immutable"
     </LocationMatch>
-    <LocationMatch "^/images/.*\\.asc$">
+    <LocationMatch "^(?:/at/[^/]+)?/images/.*\\.asc$">
         Header set Cache-Control "public, max-age=300"
     </LocationMatch>
 
@@ -201,7 +207,7 @@ _HTTPS = """
     SSLCertificateKeyFile @KEY@
 
 @SITE@
-@OLDER@@LISTS@    # Who takes gzip gets the packed file.
+@OLDER@@DATED@@LISTS@    # Who takes gzip gets the packed file.
     RewriteRule "@JSON@" - [E=imagepress_packed:1]
     RewriteCond %{HTTP:Accept-Encoding} "\\bgzip\\b"
     RewriteCond %{HTTP:Accept-Encoding} "!\\bgzip *; *q=0(?:\\.0*)? *(?:,|$)"

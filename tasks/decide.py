@@ -14,7 +14,7 @@ from difflib import get_close_matches
 import msgspec
 
 from tasks import config, files
-from tasks.decisions import Block, BuildName, Decisions, Hold, Pin, Retire, Withdraw, Word
+from tasks.decisions import Block, BuildName, Decisions, Hold, Keep, Pin, Retire, Withdraw, Word
 from tasks.errors import SettingsError, TreeError
 from tasks.image import SOURCE, Image, Product
 from tasks.layout import Layout
@@ -143,6 +143,37 @@ def release(layout: Layout, by: By) -> str:
         if not book.release("pin", by, lambda _: "", ""):
             raise SettingsError(["nothing is pinned"])
     return "the pin is released; the next publish lists what is newest"
+
+
+def keep(layout: Layout, snapshot: str, name: str, by: By) -> str:
+    """Keep a snapshot, whatever its age; raises SettingsError for one that is none."""
+    if snapshot not in snapshots(layout):
+        raise SettingsError([f"there is no snapshot {snapshot}; there are {_some(snapshots(layout)[::-1])}"])
+    try:
+        word = Keep(snapshot=snapshot, name=name, **_of(by))
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
+    with _book(layout) as book:
+        other = next((one.snapshot for one in book.known.kept().values() if name and one.name == name), "")
+        if other not in {"", snapshot}:
+            raise SettingsError([f"{name} is {other} already; doit unpin {name} lets it go"])
+        book.release("keep", by, lambda one: one["snapshot"], snapshot)
+        book.add("keep", word)
+    called = f", as {name}" if name else ""
+    return f"{snapshot} stays{called}, at at/{name or snapshot}/; doit unpin {name or snapshot} lets it go"
+
+
+def unkeep(layout: Layout, names: Sequence[str], by: By) -> str:
+    """Let snapshots go, each by its own name or the one that was given; raises SettingsError for others."""
+    with _book(layout) as book:
+        kept = book.known.kept().values()
+        for what in names:
+            found = [one.snapshot for one in kept if what in {one.snapshot, one.name}]
+            if not found:
+                there = _some([one.name or one.snapshot for one in kept]) if kept else "nothing"
+                raise SettingsError([f"{what}: is not pinned; pinned is {there}"])
+            book.release("keep", by, lambda one: one["snapshot"], found[0])
+    return "\n".join(f"{what} goes when its time has come, as others do" for what in names)
 
 
 class _Book:

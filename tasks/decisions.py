@@ -1,4 +1,4 @@
-"""The operator's word over the pipeline's: hold, block, retire, withdraw, pin (pure).
+"""The operator's word over the pipeline's: hold, block, retire, withdraw, pin, keep (pure).
 
 What stands in ``decisions.toml``, one table for each word, with who said it, when and why. A word
 that was taken back stays, with ``released`` saying by whom; it only no longer counts.
@@ -113,6 +113,20 @@ class Pin(Word, frozen=True, kw_only=True):
             raise ValueError(f"{self.snapshot!r} is no snapshot; doit snapshots lists them")
 
 
+class Keep(Word, frozen=True, kw_only=True):
+    """A snapshot that stays, whatever its age, under a name of its own if one was given."""
+
+    snapshot: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for names that cannot stand in a URL, or could be a snapshot's or a day's."""
+        if not SNAPSHOT.fullmatch(self.snapshot):
+            raise ValueError(f"{self.snapshot!r} is no snapshot; doit snapshots lists them")
+        if self.name and not re.fullmatch(r"[a-z][a-z0-9.-]{0,99}", self.name):
+            raise ValueError(f"{self.name!r}: a name begins with a-z, and has a-z, 0-9, '.' and '-' alone")
+
+
 class Decisions(msgspec.Struct, frozen=True):
     """Every word that was said."""
 
@@ -121,6 +135,7 @@ class Decisions(msgspec.Struct, frozen=True):
     retire: tuple[Retire, ...] = ()
     withdraw: tuple[Withdraw, ...] = ()
     pin: tuple[Pin, ...] = ()
+    keep: tuple[Keep, ...] = ()
 
     def refusal(self, product: Product, job: str, configuration: str, number: int) -> str:
         """Why a product is never published from a build, "" when it may be.
@@ -184,6 +199,17 @@ class Decisions(msgspec.Struct, frozen=True):
         if pin is None or (pin.undone and all(map(self.is_refused, pin.undone))):
             return None
         return pin
+
+    def kept(self) -> dict[str, Keep]:
+        """The snapshots that stay."""
+        return {one.snapshot: one for one in _standing(self.keep)}
+
+    def dated(self, snapshots: Iterable[str]) -> dict[str, str]:
+        """Snapshots by what they are called as remotes: their names, the day for its last, what was said."""
+        names = {name: name for name in snapshots}
+        days = {name[:8]: name for name in names}
+        said = {one.name: one.snapshot for one in _standing(self.keep) if one.name and one.snapshot in names}
+        return names | days | said
 
     def is_refused(self, undone: str) -> bool:
         """Whether what an entry of ``undone`` names is refused."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
-from tasks import files, indexes, mirror, preview, prune, purge, snapshot, tree, trees
+from tasks import files, frozen, indexes, mirror, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE, PROTOCOLS
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror
-from tasks.state import NONE, Quarantine, encode, latest_name, load, save
+from tasks.state import NONE, Quarantine, encode, latest_name, load, save, snapshots
 
 AGAIN = {  # what a step does because the configuration changed
     "collect": "again: what is listed, for site.keep changed",
@@ -154,9 +154,15 @@ class Exposure:
         """Freeze the tree, without what was withdrawn at once, and show it."""
         settings = self._settings
         purge.clear(self._layout, self._unlisted)
-        return snapshot.snapshot(
+        said = snapshot.snapshot(
             self._layout, self._run.now, settings.snapshot.backend, compat=settings.site.compat
         )
+        self.date()
+        return said
+
+    def date(self) -> None:
+        """Let the snapshots be seen by their dates."""
+        frozen.show(self._layout, self._run.decisions.dated(snapshots(self._layout)))
 
     def is_cleared(self) -> bool:
         """Whether nothing that was withdrawn at once lies in the tree."""
@@ -171,8 +177,10 @@ class Exposure:
     def purge(self) -> str:
         """Take back what was withdrawn at once."""
         pin, layout = self._run.decisions.pinned(), self._layout
-        needed = {latest_name(layout), pin.snapshot if pin else ""}
-        return purge.purge(layout, self._gone, self._run.signer, self._settings, needed)
+        needed = {latest_name(layout), pin.snapshot if pin else "", *self._run.decisions.kept()}
+        said = purge.purge(layout, self._gone, self._run.signer, self._settings, needed)
+        self.date()
+        return said
 
     def is_purged(self) -> bool:
         """Whether nothing is left of what was withdrawn at once."""

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -209,6 +209,22 @@ def convert(layout: Layout) -> str:
         files.exchange(new, site)
         shutil.rmtree(new)
     return f"{site} is a subvolume now"
+
+
+def show(layout: Layout, names: Mapping[str, str]) -> None:
+    """Let ``at/`` show these snapshots by these names, and nothing else."""
+    with files.disk("show"):
+        layout.dated.mkdir(parents=True, exist_ok=True)
+        for link in layout.dated.iterdir():
+            if link.name not in names:
+                link.unlink()
+        for name, snapshot in names.items():
+            link, target = layout.dated / name, f"../{layout.snapshots.name}/{snapshot}/public"
+            if not link.is_symlink() or str(link.readlink()) != target:
+                temporary = layout.dated / f"{files.TEMPORARY}{name}"
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(target)
+                temporary.replace(link)
 
 
 def drop(layout: Layout, name: str) -> None:

@@ -9,11 +9,20 @@ from doit.exceptions import TaskError, TaskFailed
 from tasks import decide, runtime
 from tasks.decisions import BuildName
 from tasks.errors import SettingsError, TreeError
-from tasks.exposure import at_once, make_room
+from tasks.exposure import Exposure, at_once, make_room
 from tasks.image import Product
 from tasks.reporter import honest
 
-__all__ = ["task_block", "task_hold", "task_retire", "task_rollback", "task_unhold", "task_withdraw"]
+__all__ = [
+    "task_block",
+    "task_hold",
+    "task_pin",
+    "task_retire",
+    "task_rollback",
+    "task_unhold",
+    "task_unpin",
+    "task_withdraw",
+]
 
 PRODUCT = "os/release/arch/variant"
 WHY = {"name": "why", "long": "why", "default": "", "help": "the reason, kept with the decision"}
@@ -145,6 +154,35 @@ def task_rollback() -> dict[str, object]:
 
     release = {"name": "release", "long": "release", "type": bool, "default": False, "help": "let go of it"}
     return _decision(act, "snapshots", release)
+
+
+def task_pin() -> dict[str, object]:
+    """Keep a snapshot, whatever its age, as a remote of its own: at/SNAPSHOT/, or at/NAME/ with --as=NAME."""
+
+    def act(why: str, name: str, snapshots: list[str]) -> str:
+        run = runtime.current()
+        if len(snapshots) != 1:
+            raise SettingsError(["doit pin: name one snapshot; doit snapshots lists them"])
+        run.lock()  # none must go meanwhile
+        said = decide.keep(run.layout, _named(snapshots, "pin", "the snapshot")[0], name, _by(why))
+        Exposure(run).date()
+        return said
+
+    name = {"name": "name", "long": "as", "default": "", "help": "what it is called too"}
+    return _decision(act, "snapshots", name)
+
+
+def task_unpin() -> dict[str, object]:
+    """Let snapshots go that were pinned, each by its own name or the one it was given."""
+
+    def act(why: str, names: list[str]) -> str:
+        run = runtime.current()
+        run.lock()
+        said = decide.unkeep(run.layout, _named(names, "unpin", "the snapshot"), _by(why))
+        Exposure(run).date()
+        return said
+
+    return _decision(act, "names")
 
 
 def _exposed(run: runtime.Run, decided: str, done: str) -> str | TaskFailed | TaskError:

@@ -51,6 +51,11 @@ class Layout:
         return self.root / "latest"
 
     @property
+    def dated(self) -> Path:
+        """The snapshots as remotes of their own: symbolic links by date and by name."""
+        return self.root / "at"
+
+    @property
     def state(self) -> Path:
         """What the publisher remembers; mode 0700. To others, a place with nothing in it."""
         return self.root / ("nothing" if self.blind else "state")

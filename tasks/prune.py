@@ -32,7 +32,7 @@ def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> t
     keep = settings.snapshot
     old = snapshots(layout)[: -keep.keep]
     until = now.timestamp() - max(keep.keep_for.seconds, settings.site.grace.seconds)
-    needed = {latest_name(layout), pin.snapshot if pin else ""}
+    needed = {latest_name(layout), pin.snapshot if pin else "", *word.kept()}
     followed = dict(itertools.pairwise(snapshots(layout)))
     # Its time runs from when it was last shown: a reader may have begun just then, and takes his time.
     gone = [name for name in old if taken(followed[name]).timestamp() <= until and name not in needed]
@@ -54,6 +54,8 @@ def prune(layout: Layout, settings: Settings, word: Decisions, now: datetime) ->
                 files.remove_empty(layout.image(image).parent, layout.public)
         if stay != ledger.images:
             save(layout.ledger(ledger.product), Ledger(ledger.product, stay))
+    if old:  # what leads there goes first
+        frozen.show(layout, word.dated(name for name in snapshots(layout) if name not in old))
     for name in old:
         frozen.drop(layout, name)
     lapsing = load(layout.lapsing, dict[str, int]) or {}

@@ -239,11 +239,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     latest: bool
     pinned: bool
+    kept: str  # why it stays, "" when it goes in time
+    remotes: tuple[str, ...]  # what it is called below at/
 
 
 def snapshots(layout: Layout, word: Decisions) -> list[Snapshot]:
     """Every snapshot, newest first."""
     latest, pin, rows = latest_name(layout), word.pinned(), []
+    kept, dated = word.kept(), word.dated(state.snapshots(layout))
     for name in reversed(state.snapshots(layout)):
         paths = tree.listed_paths(layout.snapshots / name / "public")
         rows.append(
@@ -253,6 +256,8 @@ def snapshots(layout: Layout, word: Decisions) -> list[Snapshot]:
                 images=len(paths),
                 latest=name == latest,
                 pinned=pin is not None and name == pin.snapshot,
+                kept=kept[name].said if name in kept else "",
+                remotes=tuple(sorted(one for one, of in dated.items() if of == name != one)),
             )
         )
     return rows
@@ -264,6 +269,8 @@ def listing(rows: Sequence[Snapshot]) -> list[str]:
         f"{row.name}  {counted(row.products, 'product')}, {counted(row.images, 'image')}"
         + ", latest" * row.latest
         + ", pinned" * row.pinned
+        + f", kept {row.kept}" * bool(row.kept)
+        + "".join(f", at/{one}/" for one in row.remotes)
         for row in rows
     ] or ["there is no snapshot yet"]
 

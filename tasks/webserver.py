@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks import protocols
+from tasks import dated, protocols
 from tasks.layout import PROTOCOLS, STREAMS
 from tasks.overlay import TOP
 from tasks.rest import BOUNDARY, FIRST
@@ -84,7 +84,7 @@ def nginx(
     ]
     others = []
     for one in upstreams:
-        asked = _quoted(f"~^/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
+        asked = _quoted(f"~^(?:/at/[^/]+)?/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
         others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
         "TREE": _quoted(str(tree)),
@@ -106,12 +106,14 @@ def nginx(
         "FIRST": FIRST,
     }
     maps, places = protocols.nginx(older)
+    root = _quoted(str(tree.parent))
+    at = "" if web.tree else dated.nginx(root, lists=bool(agents), redirects=bool(others))
     text = (
         _HEAD
         + (_LISTS if agents else "")
         + (_OTHERS if others else "")
         + maps
-        + _HTTPS.replace("@OLDER@", places)
+        + _HTTPS.replace("@OLDER@", places).replace("@DATED@", at)
         + (_HTTP if web.http else "")
     )
     text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
@@ -151,9 +153,9 @@ _HEAD = """\
 # again. The indexes change with every publication: whoever keeps them longer than site.grace asks for images
 # that are gone.
 map $uri $imagepress_cache_@MARK@ {
-    "~^/images/.*\\.asc$"  "public, max-age=300";
-    "~^/images/.*/[^/]+$" "public, max-age=31536000, immutable";
-    default               "public, max-age=300";
+    "~^(?:/at/[^/]+)?/images/.*\\.asc$"  "public, max-age=300";
+    "~^(?:/at/[^/]+)?/images/.*/[^/]+$" "public, max-age=31536000, immutable";
+    default "public, max-age=300";
 }
 """
 
@@ -217,7 +219,7 @@ server {
         return 404;
     }
 
-@OLDER@@REDIRECT@    # The streams, in all their forms; the lists lie beside, and mirrors fetch them there.
+@OLDER@@REDIRECT@@DATED@    # The streams, in all their forms; lists lie beside, and mirrors fetch them there.
     location ~ ^@STREAMS@/(?<imagepress_file>(?:images|index)\\.(?:json|json\\.gpg|json\\.gz|sjson))$ {
         gzip_static on;
         add_header Cache-Control $imagepress_cache_@MARK@;  # add_header forgets those outside

@@ -12,6 +12,7 @@ NOUNS = {
     "apache",
     "archive",
     "catalogue",
+    "dated",
     "decisions",
     "errors",
     "headers",
