@@ -7,6 +7,7 @@ a history; what would not be listed is not.
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ from tasks.make import Made
 from tasks.origin import Found
 from tasks.settings import Settings
 from tasks.sign import Signer, Verifier
-from tasks.state import Ledger, decisions, load
+from tasks.state import Ledger, decisions, load, load_all
 from tasks.words import counted
 
 
@@ -55,17 +56,29 @@ def bring(found: Iterable[Found], source: Foreign, name: str, into: Into) -> Ite
     ordered = sorted(found, key=lambda one: (one.name, one.serial))
     yield from ((one, Made(f"rejected: {one.fault}")) for one in ordered if one.fault)
     good = [one for one in ordered if not one.fault]
+    owners = dict(_owners(into))
     for product, group in groupby(good, key=lambda one: one.product):
         if product:  # identify has seen to that
-            road = _Road(product, source, name, into)
+            road = _Road(product, source, name, into, owners)
             yield from road.images(list(group))
+
+
+def _owners(into: Into) -> Iterator[tuple[str, Image]]:
+    """Every fingerprint that is to be listed, with the image that has it."""
+    word = decisions(into.layout)
+    for ledger in load_all(into.layout.state / "ledger", Ledger):
+        for image in kept(word.listed(ledger.images), into.settings.site.keep):
+            yield from ((mark, image) for mark in image.marks)
 
 
 class _Road:
     """The images of one product."""
 
-    def __init__(self, product: Product, source: Foreign, name: str, into: Into) -> None:
+    def __init__(
+        self, product: Product, source: Foreign, name: str, into: Into, owners: dict[str, Image]
+    ) -> None:
         self._product, self._source, self._name, self._into = product, source, name, into
+        self._owners = owners
 
     def images(self, waiting: list[Found]) -> Iterator[tuple[Found, Made]]:
         """Those that are there already, then those that would be listed beside them.
@@ -81,8 +94,9 @@ class _Road:
             for one in chosen:
                 waiting.remove(one)
                 made = self._made(one)
-                if not made.failed and one.serial not in present:
+                if made.image:
                     listed.append(one)
+                    self._owners |= dict.fromkeys(made.image.marks, made.image)
                 yield one, made
             chosen = self._listable(listed, waiting, keep)
         yield from (
@@ -106,16 +120,28 @@ class _Road:
         try:
             if known or self._into.dry:
                 return self._looked_at(found, build, ledger, known=known)
-            how = take.How.LINKED if self._into.adopted else take.How.COPIED
-            staged = take.stage(self._source, found, layout.staging / self._product.key, how)
-            staged = make.finish(self._product, staged, layout, self._into.settings, self._into.now)
-            if self._into.adopted:
-                staged = replace(staged, signed=_signed(staged, self._into.adopted()))
-            return make.place(self._image(found, staged, build), staged, ledger, layout, self._into.signer)
+            return self._taken(found, build, ledger, layout.staging / self._product.key)
         except ImageRejected as fault:
             return Made(f"rejected: {fault}")
         except UpstreamError as fault:
             return Made(f"failed: {fault}")
+
+    def _taken(self, found: Found, build: BuildName, ledger: Ledger, staging: Path) -> Made:
+        """Stage, check, sign and place it; what is not placed does not stay in the way of others."""
+        into = self._into
+        how = take.How.LINKED if into.adopted else take.How.COPIED
+        try:
+            staged = take.stage(self._source, found, staging, how)
+            if twin := self._twin(self._image(found, staged, build)):
+                return twin
+            staged = make.finish(self._product, staged, into.layout, into.settings, into.now)
+            if into.adopted:
+                staged = replace(staged, signed=_signed(staged, into.adopted()))
+            image = self._image(found, staged, build)
+            return make.place(image, staged, ledger, into.layout, into.signer)
+        finally:
+            if files.status(staging):
+                files.remove(staging, into.layout.staging)
 
     def _looked_at(self, found: Found, build: BuildName, ledger: Ledger, *, known: bool) -> Made:
         """What would become of it; nothing is copied."""
@@ -125,7 +151,16 @@ class _Road:
                 check(staged.directory, staged.files, self._product, staged.serial, self._into.now)
         image = self._image(found, staged, build)
         would = Made(f"would be taken: {make.described(image)}", image)
-        return make.verdict(image, ledger, self._into.layout) or would
+        twin = None if known else self._twin(image)
+        return make.verdict(image, ledger, self._into.layout) or twin or would
+
+    def _twin(self, image: Image) -> Made | None:
+        """That all of it is listed under another name: Incus copies no image that is listed twice."""
+        owners = [self._owners.get(mark) for mark in image.marks]
+        if not owners or not all(owners) or not (owner := owners[0]):
+            return None
+        name = owner.serial if owner.product == image.product else f"{owner.product.name}/{owner.serial}"
+        return Made(f"{image.serial} has the content of {name}: nothing new")
 
     def _image(self, found: Found, staged: Staged, build: BuildName) -> Image:
         source = Source(

@@ -258,6 +258,6 @@ def at_once(run: Run, done: str, undone: str) -> str | TaskFailed | TaskError:
     except PublishError as error:
         shown = latest_name(run.layout) or "nothing"
         return TaskError(f"{error}\n  {undone}: latest shows {shown}; doit publish goes on with it")
-    shown = latest_name(run.layout)
+    shown = latest_name(run.layout) or "nothing"
     failed = f"not everywhere (latest shows {shown}); the next publish tries again"
     return TaskFailed(failed) if trouble else f"{done}; latest shows {shown}"

@@ -9,13 +9,12 @@ from typing import NamedTuple, TypeAlias
 from doit.exceptions import TaskError, TaskFailed
 from msgspec.structs import replace
 
-from tasks import files, runtime
+from tasks import files, report, runtime
 from tasks.errors import SettingsError
 from tasks.exposure import at_once
 from tasks.foreign import Foreign, shown
 from tasks.image import Product
 from tasks.origin import Found, serial_of
-from tasks.report import SHOWN
 from tasks.reporter import honest
 from tasks.words import counted
 
@@ -148,11 +147,12 @@ def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) 
     counts: Counter[str] = Counter()
     judge = cache(partial(verifier, run.settings.signing, [])) if asked.adopts else None
     into = Into(run.layout, run.settings, run.signer, run.now, asked.dry, judge)
-    there = False
+    there: set[str] = set()
     for one, made in bring(_as_told(source, found, asked), source, asked.source, into):
         run.say("import", "; ".join([f"{one.name}: {made.line}", *one.notes]))
         counts["refused" if made.failed else "taken" if made.image else "left"] += 1
-        there |= bool(made.image) or (not made.failed and is_there(one, run.layout))
+        if made.image or (not made.failed and is_there(one, run.layout)):
+            there |= {one.name, one.name.rpartition("/")[0]}
     if asked.adopts and there:
         _keep_extras(run, source, dry=asked.dry)
     said = f"{counted(len(found), 'image')} found"
@@ -161,10 +161,15 @@ def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) 
         said = f"{said}; nothing was changed"
         return TaskFailed(said) if counts["refused"] else said
     run.say("import", said)
-    end = at_once(run, "exposed", "taken, and not shown")
-    if counts["refused"] and isinstance(end, str):
-        return TaskFailed(f"{end}; {counted(counts['refused'], 'image')} refused, named above")
-    return end
+    end = at_once(run, "exposed" if counts["taken"] else "nothing new", "taken, and not shown")
+    if not isinstance(end, str):
+        return end
+    apart = {name: why for name, why in report.apart(run.layout).items() if name in there}
+    for name, why in apart.items():
+        run.say("import", f"{name}: in quarantine: {why}")
+    faults = [f"{counted(counts['refused'], 'image')} refused"] if counts["refused"] else []
+    faults += [f"{len(apart)} in quarantine"] if apart else []
+    return TaskFailed(f"{end}; {', '.join(faults)}, named above") if faults else end
 
 
 def _keep_extras(run: runtime.Run, source: Foreign, *, dry: bool) -> None:
@@ -172,7 +177,7 @@ def _keep_extras(run: runtime.Run, source: Foreign, *, dry: bool) -> None:
     from tasks.bring import keep_extras  # noqa: PLC0415 - as above
 
     lines = keep_extras(source, run.layout, dry=dry)
-    for line in islice(lines, SHOWN if dry else None):
+    for line in islice(lines, report.SHOWN if dry else None):
         run.say("import", line)
     if rest := len(list(lines)):
         run.say("import", f"and {counted(rest, 'file')} more beside the images")

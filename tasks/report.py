@@ -37,8 +37,7 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
     for failure in load_all(layout.state / "failures", Failure):
         verdict = "rejected" if failure.rejected else "failed"
         found.append(f"{failure.product.name}: {failure.build} {verdict}: {failure.reason}")
-    kept = load(layout.quarantine, Quarantine) or Quarantine()
-    found += [f"{name}: in quarantine: {why}" for name, why in _apart(kept).items()]
+    found += [f"{name}: in quarantine: {why}" for name, why in apart(layout).items()]
     for upstream in settings.upstream:
         followed = load(layout.followed(upstream.name), Followed)
         if followed and followed.failed:
@@ -50,11 +49,12 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
     return found
 
 
-def _apart(kept: Quarantine) -> dict[str, str]:
+def apart(layout: Layout) -> dict[str, str]:
     """Products and images in quarantine by their names, and why."""
-    apart = {key.replace(":", "/"): why for key, why in kept.products.items()}
-    apart |= {path.removeprefix("images/"): why for path, why in kept.images.items()}
-    return dict(sorted(apart.items()))
+    kept = load(layout.quarantine, Quarantine) or Quarantine()
+    found = {key.replace(":", "/"): why for key, why in kept.products.items()}
+    found |= {path.removeprefix("images/"): why for path, why in kept.images.items()}
+    return dict(sorted(found.items()))
 
 
 def fate(layout: Layout, job: str, build: int, result: str) -> list[str]:
@@ -137,13 +137,13 @@ def status(layout: Layout, word: Decisions, now: datetime) -> list[Status]:
     listed: dict[str, list[Image]] = {}
     for image in exposed(layout):
         listed.setdefault(image.product.name, []).append(image)
-    apart = _apart(load(layout.quarantine, Quarantine) or Quarantine())
+    held = apart(layout)
     names = {*listed, *failures, *offers.held, *offers.troubled, *offers.waiting}
     names |= {path.stem.replace(":", "/") for path in state.listing(layout.state / "ledger")}
     names |= {one.product.name for one in word.hold if not one.released}
     names |= {one.product.name for one in word.retire if not one.released}
     return [
-        _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word, apart), now)
+        _status(name, listed.get(name, []), _why(name, failures.get(name), offers, word, held), now)
         for name in sorted(names)
     ]
 

@@ -435,13 +435,49 @@ def test_nothing_but_plain_files_is_opened(tmp_path: Path) -> None:
         source.read("real/file", 5)
 
 
-def test_an_imported_twin_takes_nothing_from_its_elder(site: Site) -> None:
-    """Incus copies no image whose fingerprint is listed twice; the elder is what was there before."""
+@pytest.mark.parametrize("name", ["aaa/1/amd64/default", A])
+def test_a_twin_of_a_published_image_is_not_placed(site: Site, name: str) -> None:
+    """Incus copies no image whose fingerprint is listed twice; a dry run says it too."""
     content = files(A, serial=WHEN, kinds=("container",))
     took(site, put(site.base / "one", content), "--serial=20250302_03:04")
-    said = took(site, site.base / "one", "--as=aaa/1/amd64/default", "--serial=20250101_00:00")
-    assert "repeats a fingerprint of" in said
+    arguments = (site.base / "one", f"--as={name}", "--serial=20250401_00:00")
+    owner = "20250302_03:04" if name == A else f"{A}/20250302_03:04"
+    for option in ("--dry-run", "--serial=20250401_00:00"):
+        said = took(site, *arguments, option)
+        assert f"{name}/20250401_00:00: 20250401_00:00 has the content of {owner}: nothing new" in said
+        assert "1 image found, 1 left" in said
+    assert not (site.root / f"site/public/images/{name}/20250401_00:00").exists()
+    assert listed(site) == {A.replace("/", ":"): {"20250302_03:04"}}
+    assert site.doit("retire", A).code == 0
+    assert "would be taken" in took(site, *arguments, "--dry-run") or name == A
+
+
+def test_two_images_of_one_content_in_one_tree_are_one(site: Site) -> None:
+    base = site.base / "old"
+    content = files(A, serial=WHEN, kinds=("container",))
+    for product in (A, "tiny/2/amd64/default"):
+        put(base / "images" / product / WHEN, content)
+    for option in ("--dry-run", "--serial="):
+        assert f"has the content of {A}/{WHEN}: nothing new" in took(site, base, option)
+
+
+def test_an_import_that_ends_in_quarantine_fails(site: Site) -> None:
+    rule = '[[rules]]\nmatch = "{}"\naliases = ["shared/1"]\n'
+    text = site.config.read_text()
+    site.config.write_text(text + rule.format(A))
+    took(site, tree(site.base / "one", A, WHEN), f"--as={A}")
+    site.config.write_text(text + rule.format(A) + rule.format("tiny/2"))
+    said = took(site, tree(site.base / "two", "tiny/2/amd64/default", WHEN), code=1)
+    assert "import      tiny/2/amd64/default: in quarantine: the alias 'shared/1" in said
+    assert "; 1 in quarantine, named above" in said
     assert listed(site).keys() == {A.replace("/", ":")}
+
+
+def test_where_nothing_is_shown_nothing_is_called_exposed(site: Site) -> None:
+    base = site.base / "old"
+    (tree(base, A, WHEN) / "root.squashfs").write_bytes(b"not one")
+    said = refuses(site, base)
+    assert "nothing new; latest shows nothing; 1 image refused, named above" in said
 
 
 def test_the_demo_takes_images_too(tmp_path: Path) -> None:
