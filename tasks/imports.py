@@ -14,7 +14,7 @@ from tasks.errors import SettingsError
 from tasks.exposure import at_once
 from tasks.foreign import Foreign, shown
 from tasks.image import Product
-from tasks.origin import Found, serial_of
+from tasks.origin import Found, as_listed, serial_of
 from tasks.reporter import honest
 from tasks.words import counted
 
@@ -63,7 +63,8 @@ def task_import() -> dict[str, object]:
 def _told(product: str, serial: str) -> tuple[Product | None, str]:
     """What the command line says of one image; raises SettingsError."""
     try:
-        return Product.parse(product) if product else None, serial_of(serial) if serial else ""
+        named = as_listed(Product.parse(product)) if product else None
+        return named, serial_of(serial) if serial else ""
     except ValueError as error:
         raise SettingsError([f"doit import: {error}"]) from None
 

@@ -26,6 +26,7 @@ from tasks.image import (
     UNIFIED_VM,
     Kind,
     Product,
+    debian_arch,
     kinds,
     parse_delta,
     parse_serial,
@@ -80,6 +81,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """The image as it will be called, as far as that is known."""
         return f"{self.product.name}/{self.serial}" if self.product else self.where
+
+
+def as_listed(product: Product) -> Product:
+    """A product under the one name of its architecture that LXC and the streams have: amd64, not x86_64.
+
+    incus-simplestreams writes the kernel's name, as it stands in metadata.yaml.
+    """
+    return msgspec.structs.replace(product, arch=debian_arch(product.arch))
+
+
+def arch_became(product: Product) -> tuple[str, ...]:
+    """What to say of an architecture that had another name."""
+    return () if as_listed(product) == product else (f"its architecture was {product.arch}",)
 
 
 def to_store(names: Iterable[str]) -> dict[str, str]:
@@ -237,15 +251,16 @@ def _listed(
         paths[INCUS] = paths.pop(LXD)
     serial = serial_of(version)
     named = [told.get("os", "").lower(), told.get("release", ""), told.get("arch", ""), told["variant"]]
+    called = Product(*named)
     return Found(
         where=where,
-        product=Product(*named),
+        product=as_listed(called),
         serial=serial,
         paths=paths,
         known=known,
         requirements=_told(product, "requirements"),
         lxd_requirements=_told(product, "lxd_requirements"),
-        notes=became(version, serial),
+        notes=became(version, serial) + arch_became(called),
         fault=lacking(paths),
     )
 

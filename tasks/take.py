@@ -253,7 +253,9 @@ def _serial(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) 
     found = Found(where=source.shown(path))
     try:
         serial = origin.serial_of(text)
-        found = replace(found, product=Product(*product), serial=serial, notes=origin.became(text, serial))
+        called = Product(*product)
+        notes = origin.became(text, serial) + origin.arch_became(called)
+        found = replace(found, product=origin.as_listed(called), serial=serial, notes=notes)
         yield _image(source, path, found, levels)
     except ValueError as error:
         if origin.NAMES.keys() & source.sorts(path).keys() or text[:8].isdigit():

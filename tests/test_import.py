@@ -96,6 +96,18 @@ def test_what_an_image_is_may_be_said(site: Site) -> None:
     assert [";".join(line.split(";")[:5]) for line in lxc(site)] == ["other;2;amd64;cloud;20250102_05:06"]
 
 
+def test_an_architecture_has_one_name_wherever_it_stands(site: Site) -> None:
+    base = site.base / "old"
+    content = files(A, serial=WHEN, kinds=("container",))
+    put(base / "images/tiny/1/x86_64/default" / WHEN, content)
+    said = took(site, base)
+    assert f"{A}/{WHEN}: {WHEN} (container; " in said
+    assert "its architecture was x86_64" in said
+    one = put(site.base / "one", content)
+    assert "there already" in took(site, one, "--as=tiny/1/x86_64/default")
+    assert listed(site).keys() == {A.replace("/", ":")}
+
+
 def test_a_tree_of_lxd_simplestreams_keeps_its_requirements(site: Site) -> None:
     base = site.base / "old"
     tree(base, A, "20250102_03:04")

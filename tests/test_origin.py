@@ -168,6 +168,22 @@ def test_streams_name_files_wherever_they_lie() -> None:
     assert one.notes == ("its serial was 202501020304",)
 
 
+@pytest.mark.parametrize(
+    ("arch", "ours"),
+    [
+        ("x86_64", "amd64"), ("aarch64", "arm64"), ("armv7l", "armhf"), ("i686", "i386"), ("ppc64le", "ppc64el"),
+        ("s390x", "s390x"), ("riscv64", "riscv64"), ("amd64", "amd64"), ("loongarch64", "loong64"), ("vax", "vax"),
+    ],
+)  # fmt: skip
+def test_an_architecture_has_one_name(arch: str, ours: str) -> None:
+    document = product(a=item("lxd.tar.xz", "m"), b=item("squashfs", "r"))
+    document["products"]["x"]["arch"] = arch  # type: ignore[index]
+    (one,) = origin.listed(document, "images.json")
+    assert one.product
+    assert one.product.arch == ours
+    assert (f"its architecture was {arch}" in one.notes) == (arch != ours)
+
+
 @pytest.mark.parametrize("path", ["/etc/shadow", "../../etc/shadow", "images/../../x"])
 def test_streams_name_nothing_outside(path: str) -> None:
     (one,) = origin.listed(product(a=item("squashfs", path)), "images.json")
