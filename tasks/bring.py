@@ -118,6 +118,8 @@ class _Road:
         ledger = self._ledger()
         known = any(image.serial == found.serial for image in ledger.images)
         try:
+            if self._into.adopted and not known:
+                take.refuse_others(self._source, found)
             if known or self._into.dry:
                 return self._looked_at(found, build, ledger, known=known)
             return self._taken(found, build, ledger, layout.staging / self._product.key)

@@ -178,6 +178,13 @@ def stage(source: Foreign, found: Found, directory: Path, how: How) -> Staged:
     return staged
 
 
+def refuse_others(source: Foreign, found: Found) -> None:
+    """Raise ImageRejected for a file to take over that another user could go on to change."""
+    for path in (*found.paths.values(), *found.kept.values()):
+        if not files.is_ours(source.status(path)):
+            raise ImageRejected(f"{shown(path)}: {NOT_OURS}")
+
+
 def _bring(source: Foreign, path: str, staging: Staging, name: str, how: How) -> None:
     with source.file(path) as file:
         copied = how is How.COPIED or (how is How.LINKED and not files.is_plain(file))

@@ -596,14 +596,21 @@ def test_a_fingerprint_that_a_tree_remembers_is_checked(site: Site, reference: P
         )
 
 
-def test_nothing_is_taken_over_that_another_user_may_change(site: Site, reference: Path) -> None:
+def test_nothing_is_taken_over_that_another_user_may_change(site: Site) -> None:
+    """Nor does it stop the others; a dry run says it too."""
     need_root()
-    path = next((reference / "images" / A).glob("*/rootfs.squashfs"))
-    os.chown(path, 65534, 65534)
-    result = site.doit("import", f"--adopt={reference}")
-    assert result.code == 2
-    assert "belongs to another user: chown it, or use --from" in result.out + result.err
-    assert not site.latest.exists()
+    base = site.base / "old"
+    for product in (A, B):
+        tree(base, product, WHEN)
+    (base / "robots.txt").write_text("x")
+    for path in (base / "images" / A / WHEN / "root.squashfs", base / "robots.txt"):
+        os.chown(path, 65534, 65534)
+    for option in ("--dry-run", "--serial="):
+        said = adopted(site, base, option, code=1)
+        assert f"{A}/{WHEN}: rejected: images/{A}/{WHEN}/root.squashfs: it belongs to another user" in said
+        assert "2 images found, 1 taken, 1 refused" in said
+        assert f"{base}/robots.txt: left: it belongs to another user: chown it, or use --from" in said
+    assert listed(site).keys() == {B.replace("/", ":")}
 
 
 def adopted(site: Site, source: Path, *options: str, code: int = 0) -> str:
