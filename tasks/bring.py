@@ -29,6 +29,8 @@ from tasks.sign import Signer, Verifier
 from tasks.state import Ledger, decisions, load, load_all
 from tasks.words import counted
 
+OTHER_REQUIREMENTS = "its requirements are others than those it is published with, which stay; see [[rules]]"
+
 
 class Into(NamedTuple):
     """Where images go, and how."""
@@ -154,7 +156,11 @@ class _Road:
         image = self._image(found, staged, build)
         would = Made(f"would be taken: {make.described(image)}", image)
         twin = None if known else self._twin(image)
-        return make.verdict(image, ledger, self._into.layout) or twin or would
+        made = make.verdict(image, ledger, self._into.layout) or twin or would
+        same = next((old for old in ledger.images if old.serial == image.serial), image)
+        asks = (image.requirements, image.lxd_requirements)
+        other = asks != (same.requirements, same.lxd_requirements)
+        return Made(f"{made.line}; {OTHER_REQUIREMENTS}", made.image) if other else made
 
     def _twin(self, image: Image) -> Made | None:
         """That all of it is listed under another name: Incus copies no image that is listed twice."""

@@ -71,7 +71,7 @@ def _told(product: str, serial: str) -> tuple[Product | None, str]:
 
 def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
     """Every image that lies there; raises SettingsError where none does."""
-    from tasks.take import alone, find, single  # noqa: PLC0415 - only this command needs it
+    from tasks.take import PLACE, alone, find, single  # noqa: PLC0415 - only this command needs it
 
     path, given = Path(asked.source), f"{asked.option}={shown(asked.source)}"
     if files.status(path) is None:
@@ -80,10 +80,11 @@ def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
     found = [single(path.name)] if path.is_file() else alone(source)
     if found and asked.adopts:
         raise SettingsError([f"{given}: only a whole tree is taken over; for one image use --from"])
-    found = found or find(source)
-    if not found:
-        what = "no image, no tree os/release/arch/variant/serial and no streams/v1"
-        raise SettingsError([f"{given}: there is {what} in it"])
+    found = found or find(source, whole=asked.adopts)
+    if all(one.stray for one in found):
+        what = f"incus.tar.xz and the like in it, [images/]{PLACE} below it, and streams/v1"
+        faults = [f"{one.where}: {one.fault}" for one in found[: report.SHOWN]]
+        raise SettingsError([f"{given}: there is no image; looked for were {what}", *faults])
     if (asked.product or asked.serial) and len(found) > 1:
         raise SettingsError(
             [f"--as and --serial name one image, and {shown(asked.source)} holds {len(found)}"]

@@ -68,6 +68,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     lxd_requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fault: str = ""  # why it cannot be taken
+    stray: bool = False  # no image: what is in the way to some
     has_sums: bool = False
     combined: Mapping[str, str] = msgspec.field(default_factory=dict)  # root -> fingerprint it should have
     kept: Mapping[str, str] = msgspec.field(default_factory=dict)  # log, deltas, signatures: name -> path

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -42,11 +42,11 @@ HEAD = 4  # bytes that tell a root's format; a tarball is what is no other
 MAGIC = {SQUASHFS: b"hsqs", DISK: b"QFI\xfb"}
 IMAGES = "images"
 DEPTH = 4  # directories above the serial: os, release, arch, variant
+PLACE = "os/release/arch/variant/serial"
 RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
 INDEX_LIMIT = 512 << 20  # bytes of an images.json
 IMG = "rootfs.img"  # what makes a unified image a VM
 LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
-Levels: TypeAlias = Mapping[str, tuple[tuple[str, bytes], ...]]  # name of a record -> path, content
 # What a publisher writes itself, the reference or this one.
 WRITTEN = {"images", "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
 WRITTEN |= {"site", "snapshots", "latest", "state", "decisions.toml"}
@@ -54,6 +54,14 @@ LOST = "lost+found"  # at the top of an ext4
 OTHERS_READ, OTHERS_ENTER = 0o004, 0o005  # the modes of a file and of a directory that is for everybody
 NOT_OURS = "it belongs to another user: chown it, or use --from"
 UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
+
+
+class Above(NamedTuple):
+    """What the directories above an image say of it: path and content of each record, the nearest last."""
+
+    requirements: tuple[tuple[str, bytes], ...] = ()
+    lxd_requirements: tuple[tuple[str, bytes], ...] = ()
+    fault: str = ""  # of one that cannot be read
 
 
 class How(Enum):
@@ -68,22 +76,29 @@ def alone(source: Foreign) -> list[Found]:
     """The one image whose files lie in a directory itself; none where it is no such directory."""
     here = source.sorts("")
     if origin.NAMES.keys() & here.keys() - {DEFINITION}:
-        return [_image(source, "", Found(where=source.shown("")), {})]
+        return [_image(source, "", Found(where=source.shown("")), Above())]
     if (tarball := origin.unified(here)) and here[tarball] is Sort.FILE:
         return [single(tarball)]
     return []
 
 
-def find(source: Foreign) -> list[Found]:
-    """Every image of a tree, also those that cannot be taken; raises UpstreamError."""
+def find(source: Foreign, *, whole: bool) -> list[Found]:
+    """Every image of a tree, also those that cannot be taken; raises UpstreamError.
+
+    Who keeps a SHA256SUMS has not finished an image without one: of its product, or of the ``whole`` tree.
+    """
     here = source.sorts("")
     top = IMAGES if here.get(IMAGES) is Sort.DIRECTORY else ""
-    found = list(_tree(source, top, (), {}))
+    found = list(_tree(source, top, (), _above(source, "", here, Above()) if top else Above()))
     if not any(one.paths for one in found):
-        return list(_streams(source, here)) or (found if top else [])
-    if any(one.has_sums for one in found):
-        found = [one if one.has_sums or one.fault else replace(one, fault=UNFINISHED) for one in found]
-    return found
+        return [*found, *_streams(source, here)]
+    done = {one.product for one in found if one.has_sums}
+    return [
+        replace(one, fault=one.fault or UNFINISHED)
+        if not one.has_sums and (done if whole else one.product in done)
+        else one
+        for one in found
+    ]
 
 
 def single(tarball: str) -> Found:
@@ -234,27 +249,43 @@ def _not_served(source: Foreign, path: str, mode: int) -> str:
     return "" if mode == OTHERS_ENTER or files.is_ours(seen) else NOT_OURS
 
 
-def _tree(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:
-    """All images below a directory; ``levels`` has the requirements of the directories above."""
-    entries = source.sorts(path)
+def _tree(source: Foreign, path: str, names: tuple[str, ...], above: Above) -> Iterator[Found]:
+    """All images below a directory, and what is in the way to them."""
     where = partial(_join, path)
-    if 0 < len(names) <= DEPTH:
-        levels = {
-            name: (*levels.get(name, ()), *_record(source, where(name), entries.get(name)))
-            for name in (origin.REQUIREMENTS, origin.LXD_REQUIREMENTS)
-        }
+    stray = Found(where=source.shown(path), stray=True)
+    try:
+        entries = source.sorts(path)
+    except UpstreamError as error:
+        yield replace(stray, fault=str(error))
+        return
+    above = _above(source, path, entries, above)
+    if misplaced := sorted((origin.NAMES.keys() - {DEFINITION}) & entries.keys()):
+        yield replace(stray, fault=f"it holds {misplaced[0]}, and images lie in {PLACE}")
     for name, sort in entries.items():
-        if name.startswith(".") or sort not in (Sort.DIRECTORY, Sort.LINK):
+        if name.startswith(".") or sort not in (Sort.DIRECTORY, Sort.LINK) or (not names and name == LOST):
             continue  # uploads in progress are hidden, and files belong to nothing
         if sort is Sort.LINK:
-            yield Found(where=source.shown(where(name)), fault="it is a symbolic link, which is not followed")
+            fault = "it is a symbolic link, which is not followed"
+            yield replace(stray, where=source.shown(where(name)), fault=fault)
         elif len(names) < DEPTH:
-            yield from _tree(source, where(name), (*names, name), levels)
+            yield from _tree(source, where(name), (*names, name), above)
         else:
-            yield from _serial(source, where(name), (*names, name), levels)
+            yield from _serial(source, where(name), (*names, name), above)
 
 
-def _serial(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) -> Iterator[Found]:
+def _above(source: Foreign, path: str, entries: Mapping[str, Sort], above: Above) -> Above:
+    """What is said above the entries of a directory, which may say more."""
+    try:
+        more, lxd_more = (
+            tuple(_record(source, _join(path, name), entries.get(name)))
+            for name in (origin.REQUIREMENTS, origin.LXD_REQUIREMENTS)
+        )
+    except (ValueError, UpstreamError) as error:
+        return above._replace(fault=str(error))
+    return Above(above.requirements + more, above.lxd_requirements + lxd_more, above.fault)
+
+
+def _serial(source: Foreign, path: str, names: tuple[str, ...], above: Above) -> Iterator[Found]:
     """The image of one directory, whose name is the serial; none where it is no such directory."""
     *product, text = names
     found = Found(where=source.shown(path))
@@ -263,13 +294,25 @@ def _serial(source: Foreign, path: str, names: tuple[str, ...], levels: Levels) 
         called = Product(*product)
         notes = origin.became(text, serial) + origin.arch_became(called)
         found = replace(found, product=origin.as_listed(called), serial=serial, notes=notes)
-        yield _image(source, path, found, levels)
+        yield _image(source, path, found, above)
     except ValueError as error:
-        if origin.NAMES.keys() & source.sorts(path).keys() or text[:8].isdigit():
-            yield replace(found, fault=str(error))
+        yield from _misnamed(source, path, replace(found, fault=str(error)))
+    except UpstreamError as error:
+        yield replace(found, fault=str(error))
 
 
-def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
+def _misnamed(source: Foreign, path: str, found: Found) -> Iterator[Found]:
+    """A directory whose name is no serial, where it looks as if it had an image."""
+    try:
+        entries = source.sorts(path)
+    except UpstreamError as error:
+        yield replace(found, fault=str(error), stray=True)
+        return
+    if origin.NAMES.keys() & entries.keys() or path.rpartition("/")[2][:8].isdigit():
+        yield found
+
+
+def _image(source: Foreign, path: str, found: Found, above: Above) -> Found:
     """The image of one directory; what is wrong with it is its fault."""
     entries = source.sorts(path)
     found = replace(found, has_sums=entries.get(SUMS) is Sort.FILE)
@@ -291,10 +334,10 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
         }
         found = replace(
             found,
-            requirements=origin.requirements(levels.get(origin.REQUIREMENTS, ())),
-            lxd_requirements=origin.requirements(levels.get(origin.LXD_REQUIREMENTS, ())),
+            requirements=origin.requirements(above.requirements),
+            lxd_requirements=origin.requirements(above.lxd_requirements),
         )
-    except ValueError as error:
+    except (ValueError, UpstreamError) as error:
         return replace(found, fault=str(error))
     left = origin.strangers(entries)
     return replace(
@@ -302,7 +345,7 @@ def _image(source: Foreign, path: str, found: Found, levels: Levels) -> Found:
         paths={name: _join(path, one) for name, one in paths.items()},
         known={_join(path, name): mark for name, mark in known.items()},
         notes=found.notes + ((f"left out: {', '.join(map(shown, left))}",) if left else ()),
-        fault=fault or origin.lacking(paths),
+        fault=above.fault or fault or origin.lacking(paths),
         combined=combined,
         kept={one: _join(path, one) for one in origin.keepers(entries) if entries[one] is Sort.FILE},
     )

@@ -21,6 +21,8 @@ from jenkins.standin import Standin
 from tasks.errors import UpstreamError
 from tasks.foreign import Foreign
 
+# root without its privileges: what others may not read, it may not either
+PLAIN = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 WHEN = "20250102_03:04"
 
@@ -264,15 +266,16 @@ def test_what_the_records_beside_it_say_is_checked(site: Site) -> None:
         (directory / "SHA256SUMS").write_text("".join(f"{mark}  {name}\n" for name, mark in sums.items()))
     items = {"root.squashfs": {"sha256": "0" * 64}}
     third = tree(base, "tiny/2/amd64/default", WHEN)
+    tree(base, B, "20250103_03:04")
     (two / "incus.tar.xz").write_bytes(files(B, serial="20250101_00:00")["incus.tar.xz"])
     (third / ".items.json").write_text(json.dumps(items))
     said = took(site, base, code=1)
     assert f"{B}/{WHEN}: rejected: images/{B}/{WHEN}/incus.tar.xz has another sha256" in said
-    assert "it has no SHA256SUMS, as the others have: it was not finished" in said
+    unfinished = "rejected: it has no SHA256SUMS, as the others have: it was not finished"
+    assert f"{B}/20250103_03:04: {unfinished}" in said
+    assert f"tiny/2/amd64/default/{WHEN}/root.squashfs has another sha256" in said
     assert listed(site).keys() == {A.replace("/", ":")}
-    (one / "SHA256SUMS").unlink()
-    (two / "SHA256SUMS").unlink()
-    assert f"tiny/2/amd64/default/{WHEN}/root.squashfs has another sha256" in took(site, base, code=1)
+    assert f"tiny/2/amd64/default/{WHEN}: {unfinished}" in adopted(site, base, "--dry-run", code=1)
 
 
 def test_an_image_that_was_half_copied_is_named(site: Site) -> None:
@@ -306,6 +309,56 @@ def test_requirements_that_would_break_the_list_are_named(site: Site, text: str,
     assert "images/tiny/.requirements: " in said
     assert why in said
     assert "\x1b" not in said
+
+
+def test_requirements_of_the_whole_tree_count(site: Site) -> None:
+    """And those of an image that is there already stay what they are."""
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    (base / ".requirements").write_text('{"secureboot": "false", "cgroup": "v1"}')
+    (base / "images/.requirements").write_text('{"cgroup": "v2"}')
+    took(site, base)
+    before = site.products()
+    assert before[A.replace("/", ":")]["requirements"] == {"secureboot": "false", "cgroup": "v2"}
+    assert "its requirements" not in took(site, base)
+    (base / "images/.requirements").write_text('{"cgroup": "v1"}')
+    said = took(site, base)
+    assert "its requirements are others than those it is published with, which stay" in said
+    assert site.products() == before
+    (base / ".requirements").write_text("{")
+    assert f"{base}/.requirements: Input data was truncated" in took(site, base, code=1)
+    (base / ".requirements").unlink()
+    (base / ".requirements").symlink_to("/etc/passwd")
+    assert f"{base}/.requirements is a symbolic link, which is not followed" in took(site, base, code=1)
+
+
+def test_a_directory_that_cannot_be_read_is_named(site: Site) -> None:
+    base = site.base / "old"
+    tree(base, A, WHEN)
+    closed = [base / "images/other", tree(base, B, WHEN), base / f"images/{A}/private", base / "lost+found"]
+    for path in closed:
+        path.mkdir(exist_ok=True)
+        path.chmod(0)
+    site.config.chmod(0o644)
+    words = [*PLAIN, sys.executable, "-m", "doit", "import", f"--from={base}"]
+    env = {**site.environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(words, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
+    for path in closed:
+        path.chmod(0o755)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for path in closed[:-1]:
+        assert f"rejected: cannot read {path}: Permission denied" in done.stdout
+    assert "lost+found" not in done.stdout
+    assert listed(site).keys() == {A.replace("/", ":")}
+
+
+def test_the_faults_of_a_tree_are_said_from_wherever_it_is_looked_at(site: Site) -> None:
+    base = site.base / "old"
+    directory = tree(base, A, WHEN)
+    (directory / "root.squashfs").unlink()
+    (directory / "root.squashfs").symlink_to("/etc/passwd")
+    for source in (base, base / "images"):
+        assert f"{A}/{WHEN}: rejected: root.squashfs is a symbolic link" in took(site, source, code=1)
 
 
 def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
@@ -347,7 +400,8 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
     [
         ((), 3, "doit import: say from where, --from=SRC"),
         (("--from=missing",), 3, "--from=missing: there is no such file or directory"),
-        (("--from=BASE/empty",), 3, "there is no image, no tree os/release/arch/variant/serial"),
+        (("--from=BASE/empty",), 3, "there is no image; looked for were incus.tar.xz and the like in it, ["),
+        (("--from=BASE/two/images/tiny",), 3, f"{WHEN}: it holds incus.tar.xz, and images lie in os/release"),
         (("--from=BASE/a#b",), 3, "a name with #"),
         (("--from=BASE/two", f"--as={A}"), 3, "--as and --serial name one image, and "),
         (("--from=BASE/two", "--as=tiny"), 3, "'tiny' is not os/release/arch/variant"),
