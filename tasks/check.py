@@ -8,7 +8,7 @@ for everybody (lxc/lxc:templates/lxc-download.in; the outage lxc/lxc#4325).
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from tasks.headers import BadRootError, check_qcow2, check_qcow2_header, check_s
 from tasks.image import (
     COMBINED,
     DISK,
+    INCUS,
+    LXD,
     META,
     METADATA,
     ROOT_TAR,
@@ -29,7 +31,7 @@ from tasks.image import (
     canonical_arch,
     serial_time,
 )
-from tasks.metadata import parse
+from tasks.metadata import parse, product_fields
 
 METADATA_LIMIT = 1 << 20  # bytes of metadata.yaml; the limit of Incus
 SMALL = Limits(entries=10_000, unpacked=64 << 20, content=METADATA_LIMIT)  # real ones have kilobytes
@@ -59,9 +61,8 @@ def check(directory: Path, names: Mapping[str, File], product: Product, serial: 
     for name in names:
         if name in _MAGIC:
             check_header(directory / name)
-    for name in METADATA:
-        if name in names:
-            check_metadata(directory / name, product)
+    told = [check_metadata(directory / name, product) for name in METADATA if name in names]
+    _check_agreement(told)
     if META in names:
         check_meta(directory / META)
     if ROOT_TAR in names:
@@ -94,9 +95,18 @@ def check_header(path: Path) -> None:
             raise ImageRejected(f"{path.name} is damaged or unusable: {error}") from error
 
 
-def check_metadata(path: Path, product: Product) -> None:
-    """Check the metadata tarball of a split image."""
-    _check_yaml(path, _contents(path, SMALL, ["metadata.yaml"]), product)
+def check_metadata(path: Path, product: Product) -> Mapping[str, object]:
+    """Check the metadata tarball of a split image; what its metadata.yaml says."""
+    return _check_yaml(path, _contents(path, SMALL, ["metadata.yaml"]), product)
+
+
+def _check_agreement(told: Sequence[Mapping[str, object]]) -> None:
+    """Check that the metadata for LXD beside that for Incus is of the same image."""
+    named = [dict(zip(("os", "release", "architecture"), product_fields(one), strict=False)) for one in told]
+    for what, ours in named[0].items() if len(named) > 1 else ():
+        theirs = named[1][what]
+        if ours and theirs and ours != theirs:
+            raise ImageRejected(f"{LXD}: its {what} {theirs[:40]!r} is not that of {INCUS}, {ours[:40]!r}")
 
 
 def check_unified(path: Path, product: Product) -> None:
@@ -127,8 +137,8 @@ def check_unified(path: Path, product: Product) -> None:
         raise ImageRejected(f"{path.name}: {IMG} is damaged or unusable: {error}") from error
 
 
-def _check_yaml(path: Path, found: Mapping[str, bytes], product: Product) -> None:
-    """Check the metadata.yaml that was found in a tarball."""
+def _check_yaml(path: Path, found: Mapping[str, bytes], product: Product) -> Mapping[str, object]:
+    """Check the metadata.yaml that was found in a tarball; what it says."""
     try:
         metadata = parse(_demand(path, found, "metadata.yaml"))
     except ValueError as error:
@@ -143,6 +153,7 @@ def _check_yaml(path: Path, found: Mapping[str, bytes], product: Product) -> Non
         raise ImageRejected(f"{path.name}: no client knows the architecture {arch[:40]!r}")
     if canonical_arch(arch) != canonical_arch(product.arch):
         raise ImageRejected(f"{path.name}: architecture {arch[:40]!r} is not the product's {product.arch}")
+    return metadata
 
 
 def check_meta(path: Path) -> None:

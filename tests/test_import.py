@@ -311,6 +311,17 @@ def test_requirements_that_would_break_the_list_are_named(site: Site, text: str,
     assert "\x1b" not in said
 
 
+def test_metadata_for_lxd_is_of_the_same_image(site: Site) -> None:
+    base = site.base / "old"
+    for product, lxd in ((A, "tiny/2/amd64/default"), (B, B)):
+        directory = tree(base, product, WHEN, kinds=("container",))
+        other = files(lxd, serial="20250101_00:00", kinds=("container",))
+        (directory / "lxd.tar.xz").write_bytes(other["incus.tar.xz"])
+    said = took(site, base, code=1)
+    assert f"{A}/{WHEN}: rejected: lxd.tar.xz: its release '2' is not that of incus.tar.xz, '1'" in said
+    assert listed(site).keys() == {B.replace("/", ":")}
+
+
 def test_requirements_of_the_whole_tree_count(site: Site) -> None:
     """And those of an image that is there already stay what they are."""
     base = site.base / "old"
