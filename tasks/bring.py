@@ -45,15 +45,16 @@ class Into(NamedTuple):
     )
 
 
-def build_name(name: str, serial: str) -> BuildName:
-    """What stands in the place of a build: what was imported, as the operator wrote it, and the minute.
+def build_name(found: Found) -> BuildName:
+    """What stands in the place of a build: how the image came, and its minute.
 
-    One number for all would make the withdrawal of one image that of all its product's. Raises ValueError.
+    One number for all would make the withdrawal of one image that of all its product's. The world reads it
+    in source.json, so the operator's own directories are not named.
     """
-    return BuildName.parse(f"{IMPORT}{name} #{int(serial_time(serial).timestamp()) // 60}")
+    return BuildName.parse(f"{IMPORT}{found.came} #{int(serial_time(found.serial).timestamp()) // 60}")
 
 
-def bring(found: Iterable[Found], source: Foreign, name: str, into: Into) -> Iterator[tuple[Found, Made]]:
+def bring(found: Iterable[Found], source: Foreign, into: Into) -> Iterator[tuple[Found, Made]]:
     """Take what may be listed, product by product, oldest first: deltas begin from the one before."""
     ordered = sorted(found, key=lambda one: (one.name, one.serial))
     yield from ((one, Made(f"rejected: {one.fault}")) for one in ordered if one.fault)
@@ -61,7 +62,7 @@ def bring(found: Iterable[Found], source: Foreign, name: str, into: Into) -> Ite
     owners = dict(_owners(into))
     for product, group in groupby(good, key=lambda one: one.product):
         if product:  # identify has seen to that
-            road = _Road(product, source, name, into, owners)
+            road = _Road(product, source, into, owners)
             yield from road.images(list(group))
 
 
@@ -76,11 +77,8 @@ def _owners(into: Into) -> Iterator[tuple[str, Image]]:
 class _Road:
     """The images of one product."""
 
-    def __init__(
-        self, product: Product, source: Foreign, name: str, into: Into, owners: dict[str, Image]
-    ) -> None:
-        self._product, self._source, self._name, self._into = product, source, name, into
-        self._owners = owners
+    def __init__(self, product: Product, source: Foreign, into: Into, owners: dict[str, Image]) -> None:
+        self._product, self._source, self._into, self._owners = product, source, into, owners
 
     def images(self, waiting: list[Found]) -> Iterator[tuple[Found, Made]]:
         """Those that are there already, then those that would be listed beside them.
@@ -112,7 +110,7 @@ class _Road:
 
     def _made(self, found: Found) -> Made:
         layout, word = self._into.layout, decisions(self._into.layout)
-        build = build_name(self._name, found.serial)
+        build = build_name(found)
         if why := word.stop(self._product, build.job, build.configuration, build.number):
             return Made(f"held: {why}")
         if f"{self._product.path}/{found.serial}" in word.withdrawn():

@@ -86,8 +86,10 @@ class Foreign:
             os.close(handle)
 
     def _open(self, path: str, flags: int) -> int:
-        handle = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
         names = path.split("/") if path else []
+        if ".." in names:
+            raise UpstreamError(f"{self.shown(path)} leads out of {self.shown('')}")
+        handle = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
         for position, name in enumerate(names, 1):
             more = flags if position == len(names) else os.O_DIRECTORY
             try:

@@ -13,8 +13,8 @@ from tasks import files, report, runtime
 from tasks.errors import SettingsError
 from tasks.exposure import at_once
 from tasks.foreign import Foreign, shown
-from tasks.image import Product
-from tasks.origin import Found, as_listed, serial_of
+from tasks.image import COMBINED, Product
+from tasks.origin import NAMES, Found, as_listed, lacking, serial_of, to_store
 from tasks.reporter import honest
 from tasks.words import counted
 
@@ -24,8 +24,14 @@ Ended: TypeAlias = str | TaskFailed | TaskError
 WHAT = "a directory, a tree, a unified image, incus:ALIAS or lxd:ALIAS"
 
 PARAMETERS = [
-    {"name": "given", "long": "from", "default": "", "help": WHAT},
-    {"name": "adopt", "long": "adopt", "default": "", "help": "a tree to take over, without a copy"},
+    {"name": "given", "long": "from", "type": list, "default": [], "help": WHAT},
+    {
+        "name": "adopt",
+        "long": "adopt",
+        "type": list,
+        "default": [],
+        "help": "a tree to take over, without a copy",
+    },
     {"name": "product", "long": "as", "default": "", "help": "os/release/arch/variant of one image"},
     {"name": "serial", "long": "serial", "default": "", "help": "YYYYMMDD_HH:MM of one image"},
     {"name": "dry", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"},
@@ -50,14 +56,23 @@ class Asked(NamedTuple):
 def task_import() -> dict[str, object]:
     """Publish what lies in a directory or tree, --from=SRC, with the checks that builds go through."""
 
-    def act(names: list[str], *, dry: bool, **told: str) -> Ended:
-        source = told["given"] or told["adopt"]
-        if not source or names or (told["given"] and told["adopt"]):
-            raise SettingsError([f"doit import: say from where, --from=SRC: {WHAT}; or --adopt=TREE"])
-        product, serial = _told(told["product"], told["serial"])
-        return _import(Asked(source, "--adopt" if told["adopt"] else "--from", product, serial, dry))
+    def act(names: list[str], *, given: list[str], adopt: list[str], dry: bool, **told: str) -> Ended:
+        option, source = _one([("--from", one) for one in given] + [("--adopt", one) for one in adopt], names)
+        return _import(Asked(source, option, *_told(told["product"], told["serial"]), dry))
 
     return {"actions": [(honest(act),)], "params": PARAMETERS, "pos_arg": "names", "meta": {"lockless": True}}
+
+
+def _one(sources: list[tuple[str, str]], names: list[str]) -> tuple[str, str]:
+    """The one source that the command line names, and how; raises SettingsError."""
+    if len(sources) == 1 and sources[0][1] and not names:
+        return sources[0]
+    what = f"say from where, --from=SRC: {WHAT}; or --adopt=TREE"
+    if len(sources) > 1:
+        what = f"{' and '.join(f'{option}={shown(source)}' for option, source in sources)}: one at a time"
+    elif sources and names:
+        what = f"{shown(' '.join(names))}: what is this? Options begin with --, and a source is one of them"
+    raise SettingsError([f"doit import: {what}"])
 
 
 def _told(product: str, serial: str) -> tuple[Product | None, str]:
@@ -76,10 +91,14 @@ def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
     path, given = Path(asked.source), f"{asked.option}={shown(asked.source)}"
     if files.status(path) is None:
         raise SettingsError([f"{given}: there is no such file or directory"])
-    source = Foreign(path.parent if path.is_file() else path)
-    found = [single(path.name)] if path.is_file() else alone(source)
-    if found and asked.adopts:
+    single_file = path.is_file()
+    source = Foreign(path.parent if single_file else path)
+    if asked.adopts and (single_file or alone(source)):
         raise SettingsError([f"{given}: only a whole tree is taken over; for one image use --from"])
+    if single_file and path.name in NAMES.keys() - {*COMBINED}:
+        halves = lacking(to_store([path.name]))
+        raise SettingsError([f"{given}: {halves}; name the directory that has them all"])
+    found = [single(path.name)] if single_file else alone(source)
     found = found or find(source, whole=asked.adopts)
     if all(one.stray for one in found):
         what = f"incus.tar.xz and the like in it, [images/]{PLACE} below it, and streams/v1"
@@ -93,15 +112,10 @@ def _look(asked: Asked) -> tuple[Foreign, list[Found]]:
 
 
 def _import(asked: Asked) -> Ended:
-    from tasks.bring import build_name  # noqa: PLC0415 - only this command needs it
-    from tasks.take import CLIENTS, export  # noqa: PLC0415 - as above
+    from tasks.take import CLIENTS, export  # noqa: PLC0415 - only this command needs it
 
     run = runtime.current()
     given = f"{asked.option}={shown(asked.source)}"
-    try:
-        build_name(asked.source, "20260101_00:00")
-    except ValueError:
-        raise SettingsError([f"{given}: a name with # or unprintable characters"]) from None
     daemon, _, image = asked.source.partition(":")
     if asked.adopts or daemon not in CLIENTS:
         source, found = _look(asked)
@@ -150,7 +164,7 @@ def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) 
     judge = cache(partial(verifier, run.settings.signing, [])) if asked.adopts else None
     into = Into(run.layout, run.settings, run.signer, run.now, asked.dry, judge)
     there: set[str] = set()
-    for one, made in bring(_as_told(source, found, asked), source, asked.source, into):
+    for one, made in bring(_as_told(source, found, asked), source, into):
         run.say("import", "; ".join([f"{one.name}: {made.line}", *one.notes]))
         counts["refused" if made.failed else "taken" if made.image else "left"] += 1
         if made.image or (not made.failed and is_there(one, run.layout)):

@@ -68,6 +68,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     lxd_requirements: Mapping[str, str] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fault: str = ""  # why it cannot be taken
+    came: str = "directory"  # what may be told to the world: where in a tree it lay, or what held it
     stray: bool = False  # no image: what is in the way to some
     has_sums: bool = False
     combined: Mapping[str, str] = msgspec.field(default_factory=dict)  # root -> fingerprint it should have
@@ -244,9 +245,7 @@ def _listed(
             stored = UNIFIED_VM
         if stored is None:
             continue
-        path, mark = str(item.get("path")), str(item.get("sha256"))
-        if path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"the path {path[:100]!a} is not a plain relative one")
+        path, mark = inside(str(item.get("path"))), str(item.get("sha256"))
         paths[stored], known[path] = path, mark
     if LXD in paths and (INCUS not in paths or paths[INCUS] == paths[LXD]):
         paths[INCUS] = paths.pop(LXD)
@@ -263,7 +262,15 @@ def _listed(
         lxd_requirements=_told(product, "lxd_requirements"),
         notes=became(version, serial) + arch_became(called),
         fault=lacking(paths),
+        came="streams/v1",
     )
+
+
+def inside(path: str) -> str:
+    """A path that a record tells; raises ValueError for one that leads out of the tree."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"the path {path[:100]!a} is not a plain relative one")
+    return path
 
 
 def _told(product: Mapping[str, object], key: str) -> dict[str, str]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tasks.sign import Signer
 
 
+NO_JENKINS = "there is no [jenkins] in the configuration"
 READ_ONLY = frozenset(
     {"plan", "serverconfig", "snapshots", "status", "twin", "verify"}
 )  # for everybody who may read the site
@@ -210,6 +211,8 @@ class Run:
         names = {f"image:{name}" for name in known}
         for asked in self.selected:
             if asked.startswith("image:") and asked not in names and "*" not in asked:
+                if self.settings.jenkins is None:
+                    raise InvalidCommand(f"{asked}: {NO_JENKINS} to bring it from; see doit import")
                 near = get_close_matches(asked, names, n=3, cutoff=0.5)
                 hint = f"; near are {', '.join(near)}" if near else ""
                 raise InvalidCommand(f"{asked}: there is no such product{hint}")
@@ -276,6 +279,8 @@ class Run:
         self.options = msgspec.convert(options, Options)
         if self.options.build and not self.options.job:
             raise InvalidDodoFile("--build=N needs --job=NAME: which job's build?")
+        if self.options.job and self.settings.jenkins is None:
+            raise InvalidDodoFile(f"--job={self.options.job}: {NO_JENKINS} to ask")
         if min(self.options.build, self.options.wait) < 0:
             raise InvalidDodoFile("--build and --wait take numbers from 0 on")
 

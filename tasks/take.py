@@ -103,7 +103,7 @@ def find(source: Foreign, *, whole: bool) -> list[Found]:
 
 def single(tarball: str) -> Found:
     """One unified image; of which kind, ``identify`` sees."""
-    return Found(where=shown(tarball), paths={UNIFIED: tarball})
+    return Found(where=shown(tarball), paths={UNIFIED: tarball}, came="file")
 
 
 def export(daemon: str, image: str, directory: Path, keep: Collection[int]) -> Found:
@@ -121,11 +121,11 @@ def export(daemon: str, image: str, directory: Path, keep: Collection[int]) -> F
     names = sorted(source.sorts(""))
     where = f"{daemon}:{shown(image)}"
     if names != ["image", "image.root"]:
-        return replace(single(names[0]), where=where)
+        return replace(single(names[0]), where=where, came=daemon)
     with source.file("image.root") as file:
         head = file.read(HEAD)
     root = next((name for name, magic in MAGIC.items() if head.startswith(magic)), ROOT_TAR)
-    return Found(where=where, paths={INCUS: "image", root: "image.root"})
+    return Found(where=where, paths={INCUS: "image", root: "image.root"}, came=daemon)
 
 
 def identify(source: Foreign, found: Found, product: Product | None, serial: str) -> Found:
@@ -140,6 +140,8 @@ def identify(source: Foreign, found: Found, product: Product | None, serial: str
             product = Product(*metadata.product_fields(told))
         text = serial or metadata.serial_text(told)
         serial = origin.serial_of(text)
+    except ImageRejected as error:
+        return replace(found, fault=str(error))
     except ValueError as error:
         what = "--as=os/release/arch/variant and --serial=YYYYMMDD_HH:MM say what it is"
         why = str(error) if path else "it has no metadata.yaml"
@@ -153,7 +155,7 @@ def identify(source: Foreign, found: Found, product: Product | None, serial: str
 
 
 def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, object]:
-    """What a tarball's metadata.yaml says; raises ValueError."""
+    """What a tarball's metadata.yaml says; raises ValueError, and ImageRejected for what is no tarball."""
     try:
         text = archive.contents(
             source.chunks(path),
@@ -163,6 +165,8 @@ def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, obj
         )
         return metadata.parse(text.get("metadata.yaml", b"0"))
     except (ValueError, UpstreamError) as error:  # BadArchiveError and TooMuchError are the former
+        if isinstance(error, archive.BadArchiveError) and not members:
+            raise ImageRejected(f"{shown(path)} is no tarball, or a damaged one: {error}") from error
         raise ValueError(f"{shown(path)}: metadata.yaml cannot be read: {error}") from error
 
 
@@ -288,7 +292,7 @@ def _above(source: Foreign, path: str, entries: Mapping[str, Sort], above: Above
 def _serial(source: Foreign, path: str, names: tuple[str, ...], above: Above) -> Iterator[Found]:
     """The image of one directory, whose name is the serial; none where it is no such directory."""
     *product, text = names
-    found = Found(where=source.shown(path))
+    found = Found(where=source.shown(path), came=path)
     try:
         serial = origin.serial_of(text)
         called = Product(*product)
@@ -368,7 +372,10 @@ def _streams(source: Foreign, here: Mapping[str, Sort]) -> Iterator[Found]:
     for entry in (index if isinstance(index, dict) else {}).values():
         path = entry.get("path") if isinstance(entry, dict) else None
         if isinstance(path, str) and entry.get("datatype") == "image-downloads":
-            yield from origin.listed(_document(source, path), shown(path))
+            try:
+                yield from origin.listed(_document(source, origin.inside(path)), shown(path))
+            except ValueError as error:
+                yield Found(where=source.shown(f"{STREAMS}/index.json"), fault=str(error))
 
 
 def _document(source: Foreign, path: str) -> dict[str, object]:

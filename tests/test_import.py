@@ -85,10 +85,12 @@ def test_the_output_of_distrobuilder_is_published_as_its_metadata_says(site: Sit
     assert f"{A}/{WHEN}: {WHEN} (LXC, VM, container; 6 files" in said
     assert listed(site) == {A.replace("/", ":"): {WHEN}}
     assert [line.split(";")[4] for line in lxc(site)] == [WHEN]
-    assert f"import:{source}\n" in site.doit("status").out
+    assert "import:directory\n" in site.doit("status").out
     assert site.doit("verify").code == 0
     assert site.publish().code == 0
-    assert json.loads((site.latest / f"images/{A}/{WHEN}/source.json").read_bytes())["source"]["md5"] == {}
+    told = (site.latest / f"images/{A}/{WHEN}/source.json").read_text()
+    assert json.loads(told)["source"]["md5"] == {}
+    assert str(source.parent) not in told
 
 
 def test_what_an_image_is_may_be_said(site: Site) -> None:
@@ -158,6 +160,34 @@ def test_a_tree_of_incus_simplestreams_comes_out_whole(site: Site) -> None:
     both = [json.loads(incus_simplestreams(where, "list")) for where in (source, site.latest)]
     assert {one["fingerprint"] for one in both[0]} == {one["fingerprint"] for one in both[1]}
     assert len(both[1]) == 3
+
+
+def test_an_index_that_leads_out_of_its_tree_is_refused(site: Site) -> None:
+    for name in ("inner", "outer"):
+        (site.base / name / "streams/v1").mkdir(parents=True)
+    entry = {"datatype": "image-downloads", "path": "../outer/streams/v1/images.json"}
+    (site.base / "inner/streams/v1/index.json").write_text(json.dumps({"index": {"images": entry}}))
+    (site.base / "outer/streams/v1/images.json").write_text('{"products": {}}')
+    said = refuses(site, site.base / "inner")
+    assert (
+        "index.json: rejected: the path '../outer/streams/v1/images.json' is not a plain relative one" in said
+    )
+    with pytest.raises(UpstreamError, match="leads out of"):
+        Foreign(site.base / "inner").read("../outer/streams/v1/images.json", 99)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ([f"image:{A}"], f"image:{A}: there is no [jenkins] in the configuration to bring it from"),
+        (["publish", "--job=x", "--build=1"], "--job=x: there is no [jenkins] in the configuration to ask"),
+    ],
+)
+def test_what_takes_a_jenkins_says_that_there_is_none(site: Site, command: list[str], why: str) -> None:
+    result = site.doit(*command)
+    assert result.code == 3, result.out + result.err
+    assert why in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_root_tarball_alone_is_a_container_of_the_daemons(site: Site) -> None:
@@ -413,7 +443,12 @@ def test_links_devices_and_strangers_are_not_followed(site: Site) -> None:
         (("--from=missing",), 3, "--from=missing: there is no such file or directory"),
         (("--from=BASE/empty",), 3, "there is no image; looked for were incus.tar.xz and the like in it, ["),
         (("--from=BASE/two/images/tiny",), 3, f"{WHEN}: it holds incus.tar.xz, and images lie in os/release"),
-        (("--from=BASE/a#b",), 3, "a name with #"),
+        (("--from=BASE/a#b",), 3, "there is no image"),
+        (("--from=BASE/two", "BASE/one"), 3, "BASE/one: what is this?"),
+        (("--from=BASE/two", "--from=BASE/one"), 3, "--from=BASE/two and --from=BASE/one: one at a time"),
+        (("--from=BASE/two", "--adopt=BASE/two"), 3, "--from=BASE/two and --adopt=BASE/two: one at a time"),
+        (("--from=BASE/one/lxd.tar.xz",), 3, "there are incus.tar.xz; name the directory that has them all"),
+        (("--from=BASE/README.md", "--dry-run"), 1, "README.md is no tarball, or a damaged one: "),
         (("--from=BASE/two", f"--as={A}"), 3, "--as and --serial name one image, and "),
         (("--from=BASE/two", "--as=tiny"), 3, "'tiny' is not os/release/arch/variant"),
         (("--from=BASE/two", "--serial=today"), 3, "'today' is no serial"),
@@ -429,10 +464,11 @@ def test_a_wrong_command_line_is_one_clear_line(
         (site.base / name).mkdir()
     for product in (A, B):
         tree(site.base / "two", product, WHEN)
-    put(site.base / "one", files(A, serial=WHEN), rootfs_squashfs="root.squashfs")
+    put(site.base / "one", files(A, serial=WHEN, lxd="only"), rootfs_squashfs="root.squashfs")
+    (site.base / "README.md").write_text("What lies here.\n" * 99)
     result = site.doit("import", *(one.replace("BASE", str(site.base)) for one in options))
     assert result.code == code, result.out + result.err
-    assert why in result.err + result.out
+    assert why.replace("BASE", str(site.base)) in result.err + result.out
     assert "Traceback" not in result.err + result.out
     assert not (site.root / "site").exists()
 
@@ -446,8 +482,8 @@ def test_decisions_hold_for_imports_too(site: Site) -> None:
     assert site.publish().code == 0
     assert listed(site)[A.replace("/", ":")] == {"20250101_03:04"}
     assert "20250102_03:04: held: withdrawn by" in took(site, base)
-    shutil.copytree(base, site.base / "other")
-    assert f"held: withdrawn; doit unhold {A}/20250102_03:04 lets it" in took(site, site.base / "other")
+    other = (base / f"images/{A}/20250102_03:04", f"--as={A}", "--serial=20250102_03:04")
+    assert f"held: withdrawn; doit unhold {A}/20250102_03:04 lets it" in took(site, *other)
     assert site.doit("retire", A).code == 0
     tree(base, A, "20250103_03:04")
     assert "20250103_03:04: held: retired by" in took(site, base)
