@@ -225,14 +225,10 @@ def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:
 
     The path of each, and why it is left, "" where it is not: it was not served, or is not his.
     """
-    try:
-        if why := _not_served(source, path, OTHERS_ENTER):
-            yield path, why
-            return
-        entries = source.sorts(path)
-    except UpstreamError as error:
-        yield path, str(error)
+    if why := _not_served(source, path, OTHERS_ENTER):
+        yield path, why
         return
+    entries = source.sorts(path)
     for name, sort in entries.items():
         here = _join(path, name)
         if here in WRITTEN or here == LOST or name.startswith("."):
@@ -247,7 +243,10 @@ def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _not_served(source: Foreign, path: str, mode: int) -> str:
     """Why no web server should have shown a file or directory, "" where it might have."""
-    seen = source.status(path)
+    try:
+        seen = source.status(path)
+    except UpstreamError as error:
+        return str(error)
     if seen.st_mode & mode != mode:
         return "it is not for everybody"
     return "" if mode == OTHERS_ENTER or files.is_ours(seen) else NOT_OURS
