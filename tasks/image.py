@@ -288,5 +288,8 @@ def canonical_arch(name: str) -> str | None:
 
 
 def debian_arch(name: str) -> str:
-    """An architecture as directories and LXC have it, where Debian has a name of its own for it."""
-    return _DEBIAN.get(canonical_arch(name) or "", name)
+    """An architecture as directories and LXC have it, where Debian has a name of its own for it.
+
+    A level such as x86_64_v3 is no amd64: not every machine of that runs it.
+    """
+    return name if name.startswith("x86_64_v") else _DEBIAN.get(canonical_arch(name) or "", name)

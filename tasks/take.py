@@ -165,7 +165,7 @@ def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, obj
         )
         return metadata.parse(text.get("metadata.yaml", b"0"))
     except (ValueError, UpstreamError) as error:  # BadArchiveError and TooMuchError are the former
-        if isinstance(error, archive.BadArchiveError) and not members:
+        if isinstance(error, archive.BadArchiveError):
             raise ImageRejected(f"{shown(path)} is no tarball, or a damaged one: {error}") from error
         raise ValueError(f"{shown(path)}: metadata.yaml cannot be read: {error}") from error
 

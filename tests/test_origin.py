@@ -173,6 +173,7 @@ def test_streams_name_files_wherever_they_lie() -> None:
     [
         ("x86_64", "amd64"), ("aarch64", "arm64"), ("armv7l", "armhf"), ("i686", "i386"), ("ppc64le", "ppc64el"),
         ("s390x", "s390x"), ("riscv64", "riscv64"), ("amd64", "amd64"), ("loongarch64", "loong64"), ("vax", "vax"),
+        ("x86_64_v3", "x86_64_v3"), ("i586", "i386"), ("armv6l", "armel"),
     ],
 )  # fmt: skip
 def test_an_architecture_has_one_name(arch: str, ours: str) -> None:
