@@ -1,6 +1,8 @@
 """The protocols before simplestreams, as the real servers hand them out and the real clients take them."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,13 +16,14 @@ import requests
 from busybox import machine
 from daemons import Daemon
 from servers import Web
-from sites import Key, Site, build, files, matrix
+from sites import CHECKOUT, Key, Site, build, files, matrix
 from test_serverconfig import FAULTS, PRINTED, SERVERS, certificate, generated, web_of
 
 from jenkins import standin
 from jenkins.controller import Controller
 from tasks import webserver
-from tasks.files import digest
+from tasks.files import digest, fill, link_tree
+from tasks.importurl import importurl
 from tasks.rest import rest
 from tasks.settings import Protocols
 
@@ -46,6 +49,9 @@ match = "tiny/3"
 clients = ["lxd"]
 support_eol = "2030-04-30"
 requirements = {{ privileged = "true" }}
+[[mirror]]
+name = "near"
+url = "mirror"
 """
 COMBINED = {
     "incus_combined.tar.gz": "sha256",
@@ -71,11 +77,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def webs(shown: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Web]]:
-    """Both web servers, as their configuration is printed; one file has both of their certificates."""
+    """Both web servers as their configuration is printed, nginx on a mirror; one file has both certificates."""
     base = tmp_path_factory.mktemp("web")
     with (
-        SERVERS["nginx"](shown.latest, base, generated(shown, program="nginx")) as nginx,
-        SERVERS["apache"](shown.latest, base, generated(shown, program="apache")) as apache,
+        SERVERS["nginx"](base, base, generated(shown, f"--tree={shown.mirror}", program="nginx")) as nginx,
+        SERVERS["apache"](base, base, generated(shown, program="apache")) as apache,
     ):
         (base / "both.pem").write_bytes(nginx.ca.read_bytes() + apache.ca.read_bytes())
         found = {"nginx": nginx, "apache": apache}
@@ -334,11 +340,11 @@ def parts(response: requests.Response, body: bytes = b"") -> bytes:
     return b"".join(one.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for one in (metadata, root))
 
 
-def printed(program: str) -> Any:
+def printed(program: str, before: str = "") -> Any:
     """The configuration of a server for a tree that no site made."""
 
     def configured(public: Path, _lists: object, web: webserver.Web) -> str:
-        return PRINTED[program](public, (), web, older=Protocols(rest=True, header_import=True))
+        return before + PRINTED[program](public, (), web, older=Protocols(rest=True, header_import=True))
 
     return configured
 
@@ -367,9 +373,7 @@ def test_a_large_image_goes_out_whole_to_a_slow_client(program: str, tmp_path: P
     }
     items["incus.tar.xz"]["combined_squashfs_sha256"] = mark
     product = {"arch": "amd64", "aliases": "tiny", "versions": {"20260101_00:01": {"items": items}}}
-    for name, data in rest({ODD.replace("/", ":"): product}).items():
-        (tmp_path / "protocols/rest" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "protocols/rest" / name).write_bytes(data)
+    fill(tmp_path / "protocols/rest", rest({ODD.replace("/", ":"): product}))
     with SERVERS[program](tmp_path, tmp_path, printed(program)) as web:
         url = f"{web.url}/1.0/images/{mark}/export"
         with requests.get(url, verify=str(web.ca), timeout=20, stream=True) as response:
@@ -382,6 +386,23 @@ def test_a_large_image_goes_out_whole_to_a_slow_client(program: str, tmp_path: P
     assert (found, len(block) >= 1 << 20) == (mark, True)
 
 
+@pytest.mark.parametrize("program", ["nginx"])
+def test_while_rsync_brings_the_next_image_both_answers_are_true(program: str, tmp_path: Path) -> None:
+    """A mirror gets new files before it loses old ones."""
+    files, pairs = dict[str, bytes](), set[tuple[str, str]]()
+    for serial in ("20260101_00:01", "20260101_00:02"):
+        path, mark = f"images/{BOX}/{serial}/incus_combined.tar.gz", digest(serial.encode())
+        item = {"ftype": "incus_combined.tar.gz", "path": path, "sha256": mark}
+        product = {"arch": "amd64", "aliases": "tiny", "versions": {serial: {"items": {"x": item}}}}
+        files |= importurl({BOX.replace("/", ":"): product})
+        pairs.add((mark, path))
+    fill(tmp_path / "protocols/import", files)
+    with SERVERS[program](tmp_path, tmp_path, printed(program)) as web:
+        answers = [get(web, "/import/tiny", "HEAD").headers for _ in range(40)]
+    found = {(of["Incus-Image-Hash"], of["Incus-Image-URL"].removeprefix(f"{web.url}/")) for of in answers}
+    assert found == pairs
+
+
 def test_nothing_is_run(program: str, tmp_path: Path) -> None:
     """Not even of a file that is put together, should somebody else write there."""
     (tmp_path / "protocols/rest/export").mkdir(parents=True)
@@ -392,7 +413,9 @@ def test_nothing_is_run(program: str, tmp_path: Path) -> None:
     for name in ("images/a", "streams/v1/images.json", "protocols/rest/images/1234.json", "index.html"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text)
-    with SERVERS[program](tmp_path, tmp_path, printed(program)) as web:
+    # Apache runs what is between `exec` and `-->` by this module alone, which a server may have for others.
+    able = "Include /etc/apache2/mods-available/cgi.load\n" if program == "apache" else ""
+    with SERVERS[program](tmp_path, tmp_path, printed(program, able)) as web:
         assert get(web, f"/1.0/images/{'0' * 64}/export").content.startswith(b"us")
         for name in ("images/a", "streams/v1/images.json", "1.0/images/1234", "index.html"):
             assert get(web, f"/{name}").content == text
@@ -444,8 +467,7 @@ def test_switching_one_off_removes_its_files_here_and_on_mirrors(two: Site) -> N
 
 
 def older(tree: Path) -> dict[str, bytes]:
-    top = tree / "protocols"
-    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+    return held(tree / "protocols")
 
 
 def seen(tree: Path) -> set[str]:
@@ -512,6 +534,46 @@ def test_a_rollback_and_a_withdrawal_take_them_along(two: Site) -> None:
         assert not new & seen(tree)
         assert not [name for name, data in older(tree).items() if newest.encode() in data]
     assert two.doit("verify").code == 0
+
+
+@pytest.mark.parametrize("operation", ["os.rename", "os.remove", "os.mkdir", "os.rmdir"])
+def test_a_kill_in_between_leaves_nothing(operation: str, tmp_path: Path) -> None:
+    """Every moment of filling a directory: the next time ends where an undisturbed one would."""
+    before = {"a/b/c": b"1", "a/d": b"2", "e/f": b"3", "g": b"4"}
+    after = {"a/b/c": b"1", "a/d": b"5", "e/x/y": b"6", "g/h": b"7", "i": b"8"}
+    program = f"""
+import os, sys
+from pathlib import Path
+from tasks.files import fill
+left = int(sys.argv[1])
+def hook(event, arguments):
+    global left
+    left -= event == "{operation}"
+    if event == "{operation}" and left < 0:
+        os.kill(os.getpid(), 9)
+sys.addaudithook(hook)
+fill(Path("top/it"), {after})
+"""
+    for number in range(20):
+        here = tmp_path / str(number)
+        fill(here / "top/it", before)
+        link_tree(here / "top", here / "frozen")
+        argv = [sys.executable, "-c", program, str(number)]
+        code = subprocess.run(argv, cwd=here, env={"PYTHONPATH": str(CHECKOUT)}, check=False).returncode
+        changed = fill(here / "top/it", after)
+        assert held(here / "top/it") == after
+        assert held(here / "frozen/it") == before
+        assert {path.name for path in (here / "top").iterdir()} == {"it"}
+        assert {path.name for path in (here / "top/it").iterdir()} == {"a", "e", "g", "i"}
+        if code == 0:
+            assert (number > 0, changed) == (True, 0)
+            return
+        assert code == -9
+    raise AssertionError("it never ends")
+
+
+def held(top: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 
 
 # What is hostile
