@@ -20,6 +20,7 @@ AGAIN = {  # what a step does because the configuration changed
     "collect": "again: what is listed, for site.keep changed",
     "streams": "again: the indexes, for the rules or lists changed",
     "page": "again: the page, for [page] or its template changed",
+    "protocols": "again: the files of older protocols, for [protocols] changed",
 }
 
 
@@ -83,7 +84,12 @@ class Exposure:
     def _told(self) -> dict[str, str]:
         """What the configuration says of each step, as a mark."""
         of = self._settings
-        told = {"collect": of.site.keep, "streams": (of.rules, of.list), "page": self._page_told()}
+        told = {
+            "collect": of.site.keep,
+            "streams": (of.rules, of.list),
+            "page": self._page_told(),
+            "protocols": of.protocols,
+        }
         return {name: files.digest(encode(what)) for name, what in told.items()}
 
     def _note(self, step: str) -> None:
@@ -144,6 +150,7 @@ class Exposure:
         said = indexes.write_page(self._layout, self._settings)
         more = tree.put_protocols(self._layout.public, self._settings.protocols)
         self._note("page")
+        self._note("protocols")
         return f"{said}; {more}" if more else said
 
     def has_key(self) -> bool:

@@ -162,6 +162,7 @@ def test_what_the_configuration_changes_is_said_until_it_is_done(site: Site) -> 
         ),
         ('[[list]]\nname = "few"\nclient = "lxd"\n', "again: the indexes, for the rules or lists changed\n"),
         ('[page]\ntitle = "New"\n', "again: the page, for [page] or its template changed\n"),
+        ("[protocols]\nrest = true\n", "again: the files of older protocols, for [protocols] changed\n"),
         ('[[rules]]\nmatch = "tiny/2"\n', "again: the indexes, for the rules or lists changed\n"),  # no byte
     ):
         site.more += line

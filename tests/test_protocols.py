@@ -1,6 +1,8 @@
 """The protocols before simplestreams, as the real servers hand them out and the real clients take them."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,8 +24,10 @@ from test_serverconfig import FAULTS, PRINTED, SERVERS, certificate, generated, 
 from jenkins import standin
 from jenkins.controller import Controller
 from tasks import webserver
-from tasks.files import digest, fill, link_tree
+from tasks.files import digest, fill
 from tasks.importurl import importurl
+from tasks.layout import PROTOCOLS
+from tasks.mirror import phases
 from tasks.rest import rest
 from tasks.settings import Protocols
 
@@ -324,6 +328,8 @@ def test_every_image_goes_out_whole(web: Web, shown: Site) -> None:
         response = get(web, f"/1.0/images/{one}/export?project=default", Range="bytes=0-9")
         assert response.status_code == 200
         assert digest(parts(response)) == one
+        vm = one == mark(shown, SPLIT, "disk.qcow2")
+        assert (b'; name="rootfs.img"; filename="disk.qcow2"\r\n' in response.content) == vm
         assert response.headers["Content-Disposition"] == "inline;filename=image.tar.gz"
 
 
@@ -557,7 +563,7 @@ fill(Path("top/it"), {after})
     for number in range(20):
         here = tmp_path / str(number)
         fill(here / "top/it", before)
-        link_tree(here / "top", here / "frozen")
+        shutil.copytree(here / "top", here / "frozen", copy_function=os.link)
         argv = [sys.executable, "-c", program, str(number)]
         code = subprocess.run(argv, cwd=here, env={"PYTHONPATH": str(CHECKOUT)}, check=False).returncode
         changed = fill(here / "top/it", after)
@@ -617,6 +623,34 @@ def test_what_would_end_a_directive_is_not_put_into_one() -> None:
     items = {"x": {**item, "path": "images/a/b"}}
     product = {"arch": "amd64", "aliases": "x", "versions": {"20260101_00:01": {"items": items}}}
     assert f"export/{'a' * 64}.whole" in rest({"a:b:amd64:c": product})
+
+
+def test_a_name_stands_for_the_newest_and_for_a_container_before_a_machine() -> None:
+    def item(number: int, **more: str) -> dict[str, Any]:
+        path = f"images/a/{number}/incus_combined.tar.gz"
+        return {"ftype": "incus_combined.tar.gz", "sha256": f"{number:064}", "size": 1, "path": path, **more}
+
+    versions = {f"2026010{day}_00:01": {"items": {"x": item(day)}} for day in (1, 3, 2)}
+    machine = {"20260109_00:01": {"items": {"x": item(9, combined_type="virtual-machine")}}}
+    products = {
+        f"a:{name}:amd64:c": {"arch": "amd64", "aliases": "name", "versions": of}
+        for name, of in (("b", versions), ("d", machine))
+    }
+    for order in (products, dict(reversed(products.items()))):
+        (name,) = (one for one in importurl(order) if one.startswith("incus/name@x86_64/"))
+        assert name.endswith(f",{3:064}")
+        made = rest(order)
+        targets = {
+            name: json.loads(made[f"images/aliases/{name}@.json"])["metadata"]["target"]
+            for name in ("name", "name/amd64", "name/vm", "name/amd64/vm")
+        }
+        assert [int(mark) for mark in targets.values()] == [3, 3, 9, 9]
+
+
+def test_a_mirror_gets_them_after_the_images() -> None:
+    wanted = f"--exclude=/{PROTOCOLS}"
+    assert [wanted in phase for phase in phases()] == [False, True, False, False, False]
+    assert "--checksum" in phases()[3]
 
 
 def test_two_fingerprints_that_begin_alike_have_no_short_form() -> None:
