@@ -140,11 +140,17 @@ class Gpg:
             raise SigningError(f"cannot sign {what} with key {self._key}: {error}{hint}") from error
 
 
-# What gpg accepts around a clear-signed text, RFC 9580 section 7; sequoia overlooks what surrounds it.
+# What gpg accepts around a clear-signed text, RFC 9580 section 7; sequoia overlooks what surrounds it. A line
+# of the text that begins with a hyphen has a blank behind it: there is one text, and one signature block.
 _CLEAR = re.compile(
-    rb"-----BEGIN PGP SIGNED MESSAGE-----\n(Hash: SHA(224|256|384|512)\n)*\n"
-    rb".*\n-----BEGIN PGP SIGNATURE-----\n[^-]*-----END PGP SIGNATURE-----\n*",
-    re.DOTALL,
+    rb"-----BEGIN PGP SIGNED MESSAGE-----\n(Hash: SHA(224|256|384|512)(, ?SHA(224|256|384|512))*\n)*\n"
+    rb"(?:(?!-(?! ))[^\n]*\n)*+"
+    rb"-----BEGIN PGP SIGNATURE-----\n([A-Za-z]+:[^\n]*\n)*\n[A-Za-z0-9+/=\n]*-----END PGP SIGNATURE-----\n*"
+)
+# What gpgv may say, and still end with 2, of signatures that are all good but for those of unknown keys.
+_OF_MANY = set(
+    b"PLAINTEXT PLAINTEXT_LENGTH NEWSIG KEY_CONSIDERED SIG_ID GOODSIG VALIDSIG ERRSIG NO_PUBKEY"
+    b" REVKEYSIG KEYREVOKED EXPKEYSIG KEYEXPIRED FAILURE".split()
 )
 
 
@@ -205,33 +211,68 @@ def signed_by(signed: bytes, signature: bytes, keyring: Path) -> tuple[bytes, st
     """What a key has signed, and which key: a clear-signed text, or a file with its detached signature.
 
     By gpgv, for whom the ring is the operator's word: the keys of Ubuntu's images are of 2009 and 2012, and
-    sequoia does not take how they bind their names. Expired and revoked keys count too. Raises ValueError
+    sequoia does not take how they bind their names. One good signature is enough, for a text may be signed by
+    an owner's old key and his new one; expired and revoked keys make none, as apt has it. Raises ValueError
     for a signature that is none, ProgramMissing without gpgv, SettingsError for a ring that cannot be read.
     """
     if not signature and not _CLEAR.fullmatch(signed.replace(b"\r\n", b"\n")):
         raise ValueError("is no clear-signed text, or has something around it")
-    what = f"keyring: {keyring}"
-    try:
-        ring = b"".join(bytes(one) for one in certificates(keyring.read_bytes(), what))
-    except OSError as error:
-        raise SettingsError([f"{what} cannot be read: {error.strerror}"]) from error
+    ring = _ring(keyring)
     with files.disk("write"), tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         for name, data in {"ring": ring, "signed": signed, "signature": signature}.items():
             (work / name).write_bytes(data)
-        argv: list[str | Path] = ["gpgv", "--status-fd", "1", "--keyring", work / "ring"]
         text = work / "text"
-        argv += [work / "signature", work / "signed"] if signature else ["--output", text, work / "signed"]
-        try:
-            status = run(argv, timeout=TIMEOUT)
-        except ProgramMissing:
-            raise
-        except ProgramFailed as error:
-            raise ValueError(f"has no good signature of a key in {keyring}: {error}") from None
-        valid = re.search(rb"(?m)^\[GNUPG:\] VALIDSIG ([0-9A-F]+) ", status)
-        if not valid:
-            raise ValueError(f"has no good signature of a key in {keyring}")
-        return signed if signature else text.read_bytes(), valid[1].decode()
+        those = [work / "signature", work / "signed"] if signature else ["--output", text, work / "signed"]
+        with (work / "status").open("w+b") as told:
+            why = ""
+            argv = ["gpgv", "--status-fd", str(told.fileno()), "--keyring", work / "ring", *those]
+            try:
+                run(argv, timeout=TIMEOUT, keep=[told.fileno()])
+            except ProgramMissing:
+                raise
+            except ProgramFailed as error:
+                why = f": {error}"
+            told.seek(0)
+            key = _good_key(told.read(), is_whole=not why)
+        if not key:
+            raise ValueError(f"has no good signature of a key in upstream.keyring, {keyring}{why}")
+        return signed if signature else text.read_bytes(), key
+
+
+def _good_key(status: bytes, *, is_whole: bool) -> str:
+    """The fingerprint of a key whose signature gpgv found good, "" when any other is worse than unknown.
+
+    Raises ValueError where only a key that must not be used any more has signed. What its words mean is in
+    gnupg:doc/DETAILS.
+    """
+    words = {line.split()[1] for line in status.splitlines() if line.startswith(b"[GNUPG:] ")}
+    if not is_whole and not words <= _OF_MANY:
+        return ""
+    found: dict[bytes, str] = {}  # what it says of a signature -> the key
+    for one in status.split(b"[GNUPG:] NEWSIG")[1:]:
+        valid = re.search(rb"(?m)^\[GNUPG:\] VALIDSIG ([0-9A-F]+) ", one)
+        said = re.search(rb"(?m)^\[GNUPG:\] (GOOD|REVKEY|EXPKEY)SIG ", one)
+        if valid and said:
+            found.setdefault(said[1], valid[1].decode())
+    for word, why in {b"REVKEY": "its owner has revoked", b"EXPKEY": "has expired"}.items():
+        if word in found and b"GOOD" not in found:
+            raise ValueError(
+                f"is signed by the key {found[word]}, which {why}: upstream.keyring wants one that is good"
+            )
+    return found.get(b"GOOD", "")
+
+
+def _ring(keyring: Path) -> bytes:
+    """The keys of an upstream as gpgv takes them, armoured or not; raises SettingsError."""
+    try:
+        return b"".join(bytes(one) for one in certificates(keyring.read_bytes(), ""))
+    except OSError as error:
+        raise SettingsError([f"upstream.keyring: cannot read {keyring}: {error.strerror}"]) from error
+    except SettingsError:
+        raise SettingsError(
+            [f"upstream.keyring: {keyring} holds no OpenPGP keys: it has to be what gpg --export makes"]
+        ) from None
 
 
 def keyring(settings: Signing, before: bytes) -> bytes:
