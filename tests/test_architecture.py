@@ -3,6 +3,8 @@
 import ast
 import itertools
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,15 @@ def test_each_door_is_the_only_one() -> None:
             "demo": "pysequoia",
         }
         assert tops <= {allowed.get(path.stem, "")}, path
+
+
+def test_what_is_imported_is_declared_with_the_lowest_version_that_will_do() -> None:
+    """What comes along with something else is there in any version: an old urllib3 unpacks without a limit."""
+    roots = {one.split(".")[0] for path in SOURCES for one in imports(ast.parse(path.read_text()))}
+    needed = roots - sys.stdlib_module_names - {"tasks", "jenkins"}
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = dict(one.split(">=") for one in declared)
+    assert needed == {"yaml" if name == "PyYAML" else name for name in bounds}
 
 
 def test_only_the_near_side_knows_the_far_side() -> None:
