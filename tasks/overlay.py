@@ -26,7 +26,7 @@ from tasks.schema import (
 )
 from tasks.streams import Json
 from tasks.twin import FORMAT, TWINS
-from tasks.words import counted
+from tasks.words import counted, escaped
 
 TOP = "upstream"  # the first part of the paths of all that lies elsewhere
 LONGEST = 2000  # characters of any text: a clear-signed line may have 19,993 bytes
@@ -43,12 +43,12 @@ class Left(NamedTuple):
 
 
 def said(left: Iterable[Left]) -> list[str]:
-    """A line for each reason, with how many there were and the first of them."""
+    """A line for each reason, with how many there were and the first of them, in printable characters."""
     found: dict[str, list[str]] = {}
     for why, what in left:
         found.setdefault(why, []).append(what)
     return [
-        f"left out: {what[0]}" + (f" and {len(what) - 1} more" if len(what) > 1 else "") + f": {why}"
+        escaped(f"left out: {what[0]}" + (f" and {len(what) - 1} more" if len(what) > 1 else "") + f": {why}")
         for why, what in found.items()
     ]
 
@@ -80,7 +80,7 @@ def overlaid(
             if why := "its key is there twice" if key in made else _unusable(key, product):
                 reader.leave(why, key)
             elif versions := reader.versions(key, product):
-                made[key] = _product(product, versions)
+                made[key] = reader.product(key, product, versions)
             else:
                 reader.leave("no client lists any image of it", key)
     return made, reader.left
@@ -107,7 +107,7 @@ def _matches(product: Mapping[str, object], match: Collection[str]) -> bool:
 def _unusable(key: str, product: Mapping[str, object]) -> str:
     """Why nothing of a product can be listed, "" when something may."""
     if not _is_short(key) or not key:
-        return "its key is no short text"
+        return "its key is no short, printable text"
     if canonical_arch(str(product.get("arch"))) is None:
         return f"no client knows the architecture {str(product.get('arch'))[:50]!r}"
     for field in REQUIREMENTS:
@@ -115,16 +115,6 @@ def _unusable(key: str, product: Mapping[str, object]) -> str:
         if not isinstance(value, dict) or not all(_is_short(one) for pair in value.items() for one in pair):
             return f"its {field} are no texts"
     return ""
-
-
-def _product(product: Mapping[str, object], versions: Products) -> Products:
-    made = _texts(product, PRODUCT_TEXTS)
-    made |= {field: value for field in REQUIREMENTS if isinstance(value := product.get(field), dict)}
-    names = (one.strip() for one in str(made.get("aliases", "")).split(","))
-    made["aliases"] = ",".join(dict.fromkeys(filter(None, names)))
-    if not is_day(str(made.get("support_eol"))):
-        made.pop("support_eol", None)
-    return {**made, "versions": versions}
 
 
 class _Reader:
@@ -139,12 +129,27 @@ class _Reader:
     def leave(self, why: str, what: str) -> None:
         self.left.append(Left(why, what[:LONGEST]))
 
+    def product(self, key: str, product: Mapping[str, object], versions: Products) -> Products:
+        """What of a product is not its versions, and these."""
+        names = [one.strip() for one in str(product.get("aliases") or "").split(",")]
+        kept = ",".join(dict.fromkeys(one for one in names if one.isprintable() and one))
+        texts = {**product, "aliases": kept}
+        bad = [f"the alias {one!r}" for one in names if not one.isprintable()]
+        bad += [of for of in PRODUCT_TEXTS if isinstance(text := texts.get(of), str) and not _is_short(text)]
+        for what in bad:
+            self.leave("it is no short, printable text", f"{what} of {key}")
+        made = {"aliases": "", **_texts(texts, PRODUCT_TEXTS)}
+        made |= {field: value for field in REQUIREMENTS if isinstance(value := product.get(field), dict)}
+        if not is_day(str(made.get("support_eol"))):
+            made.pop("support_eol", None)
+        return {**made, "versions": versions}
+
     def versions(self, key: str, product: Mapping[str, object]) -> Products:
         made: Products = {}
         for serial, version in objects(product, "versions"):
             where = f"{key} {serial}"
             if not is_dated(serial[:8]) or not _is_short(serial):
-                self.leave("its version does not begin with a date", where)
+                self.leave("its version is no short, printable text that begins with a date", where)
             elif items := self._items(where, version):
                 texts = _texts(version, VERSION_TEXTS)
                 made[serial] = {"items": items, **texts}
@@ -156,8 +161,10 @@ class _Reader:
         for label, item in objects(version, "items"):
             if str(item.get("ftype")) not in _KNOWN:
                 continue  # manifests and whatever else there is for others
-            made = _item(item, self._name) if _is_short(label) else None
-            if made is None:
+            made = _item(item, self._name)
+            if not _is_short(label):
+                self.leave("its name is no short, printable text", f"{where} {label}")
+            elif made is None:
                 self.leave("its path, size or sha256 is none", f"{where} {label}")
             elif self._files.setdefault(made["path"], file := (made["size"], made["sha256"])) != file:
                 self.leave("its path is there with another size or sha256", f"{where} {label}")
@@ -190,7 +197,7 @@ class _Reader:
 
 
 def _texts(of: Mapping[str, object], names: Iterable[str]) -> Products:
-    return {name: text for name in names if isinstance(text := of.get(name), str) and len(text) < LONGEST}
+    return {name: text for name in names if isinstance(text := of.get(name), str) and _is_short(text)}
 
 
 def _free(ftype: str, names: Collection[str]) -> str:
@@ -237,7 +244,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _is_short(value: object) -> bool:
-    return isinstance(value, str) and len(value) < LONGEST
+    return isinstance(value, str) and len(value) < LONGEST and value.isprintable()
 
 
 class Taken:

@@ -228,3 +228,31 @@ def test_what_ours_have_is_not_taken() -> None:
     assert same[KEY]["aliases"] == "c/amd64,d"  # type: ignore[index, call-overload]
     assert Taken(ours).spare(theirs) == ({}, [("another product has its key", KEY)])
     assert Taken({"ours": {**ours[KEY], "arch": "arm64", "versions": {}}}).spare(theirs) == (theirs, [])
+
+
+def test_what_moves_a_cursor_is_left_out_and_told_in_one_line() -> None:
+    bad = "k\x1b[31m\nfailed: mirror eu1: forged"
+    product = one_product(
+        {"a": unified("1"), "b\x1b": unified("2")}, aliases="a,\x1b[31mx,a\nb, c", os="u\x1b[2J", release="1"
+    )["products"][KEY]
+    product["versions"]["20200102\x1b"] = {"items": {"a": unified("3")}}
+    other = one_product({"a": unified("4")}, arch="vax\x1b[31m")["products"][KEY]
+    evil = {"products": {KEY: product, bad: {**product, "versions": {}}, "vax\n": other}}
+    found, left = overlaid([evil], "x", ["*"])
+    assert [*found] == [KEY]
+    assert streams.text(found).isascii()
+    assert b"\\u001b" not in streams.text(found)
+    kept: Any = found[KEY]
+    assert kept["aliases"] == "a,c"
+    assert "os" not in kept
+    assert [*kept["versions"]] == ["20200101"]
+    assert [*kept["versions"]["20200101"]["items"]] == ["a"]
+    lines = said(left)
+    assert all(line.isprintable() for line in lines)
+    for what in (
+        "k\\x1b[31m\\nfailed: mirror eu1: forged and 1 more: its key is no short, printable text",
+        "the alias '\\x1b[31mx' of " + KEY + " and 2 more: it is no short, printable text",
+        "20200102\\x1b: its version is no short",
+        "b\\x1b: its name is no short",
+    ):
+        assert any(what in line for line in lines), (what, lines)
