@@ -87,8 +87,8 @@ class Foreign:
 
     def _open(self, path: str, flags: int) -> int:
         names = path.split("/") if path else []
-        if ".." in names:
-            raise UpstreamError(f"{self.shown(path)} leads out of {self.shown('')}")
+        if "\0" in path or {"", ".", ".."} & {*names}:
+            raise UpstreamError(f"{shown(path)} is no path below {self.shown('')}")
         handle = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
         for position, name in enumerate(names, 1):
             more = flags if position == len(names) else os.O_DIRECTORY

@@ -1,5 +1,6 @@
 """doit import from somebody who means harm, or whose disk was damaged: one named fault each, and soon."""
 
+import json
 import os
 import tarfile
 import tracemalloc
@@ -92,3 +93,54 @@ def test_of_the_names_in_a_tarball_none_is_kept(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert "say what it is" in fault
     assert peak < 20_000_000
+
+
+def streams(base: Path, *paths: str, image: str = "a") -> Path:
+    """An index of these products files, and one of them of which one file lies at ``image``."""
+    (base / "streams/v1").mkdir(parents=True)
+    entries = {str(n): {"datatype": "image-downloads", "path": path} for n, path in enumerate(paths)}
+    (base / "streams/v1/index.json").write_text(json.dumps({"index": entries}))
+    items = {
+        ftype: {"ftype": ftype, "path": path, "sha256": "0" * 64}
+        for ftype, path in (("incus.tar.xz", image), ("squashfs", "b"))
+    }
+    product = {"os": "o", "release": "1", "arch": "amd64", "versions": {"202501010101": {"items": items}}}
+    text = json.dumps({"products": {"secret": product}})
+    (base / "streams/v1/images.json").write_text(text)
+    (base.parent / "outside.json").write_text(text)
+    return base
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside.json", "./streams/v1/images.json", "streams//v1/images.json", "a\0b"]
+)
+def test_an_index_names_what_lies_below_it(tmp_path: Path, path: str) -> None:
+    found = list(take.find(Foreign(streams(tmp_path / "old", path, "streams/v1/images.json"))))
+    assert [one.product is not None for one in found] == [False, True]
+    assert found[0].fault.endswith(f" is no path below {tmp_path}/old")
+
+
+def test_a_path_that_is_none_is_one_images_fault(site: Site) -> None:
+    base = streams(site.base / "old", "streams/v1/images.json", image="a\0b")
+    text = said(site, f"--from={base}")
+    assert f"failed: 'a\\x00b' is no path below {base}" in text
+
+
+@pytest.mark.parametrize("record", [".requirements", f"1/amd64/default/{WHEN}/.items.json"])
+@pytest.mark.parametrize("depth", [100_000, 900, 25])
+def test_what_is_nested_deep_is_one_images_fault(tmp_path: Path, record: str, depth: int) -> None:
+    tree(tmp_path, A)
+    tree(tmp_path, "other/1/amd64/default")
+    (tmp_path / "images/tiny" / record).write_text('{"a":{"sha256":' + "[" * depth + "]" * depth + "}}")
+    faults = {one.name: one.fault for one in take.find(Foreign(tmp_path))}
+    assert faults.pop(f"other/1/amd64/default/{WHEN}") == ""
+    (fault,) = faults.values()
+    assert "nested too deep" in fault or "recursion" in fault
+
+
+def test_an_index_is_read_as_far_as_real_ones_go(tmp_path: Path) -> None:
+    base = streams(tmp_path / "old", "streams/v1/images.json")
+    for text, why in (('{"products":' + "[" * 100_000, "recursion"), (" " * ((64 << 20) + 1), "longer than")):
+        (base / "streams/v1/images.json").write_text(text)
+        (found,) = take.find(Foreign(base))
+        assert why in found.fault
