@@ -51,6 +51,7 @@ FTYPES = {
     "incus_combined.tar.gz": UNIFIED,
     "lxd_combined.tar.gz": UNIFIED_LXD,
 }
+DEPTH_LIMIT = 20  # of a JSON document; an images.json has 7
 _SERIAL = re.compile(r"([0-9]{8})(?:_?([0-9]{2})([0-9]{2})|_([0-9]{2}):([0-9]{2}))?")
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)*(.+)")  # ./ as sha256sum writes what find(1) found
 _TARBALL = re.compile(r".+\.tar(\.[a-z0-9]+)?")
@@ -163,7 +164,7 @@ def known_hashes(names: Collection[str], sums: bytes | None, items: bytes | None
     images.linuxcontainers.org renamed lxd.tar.xz to incus.tar.xz and left it under its old name there.
     """
     found = _sums(sums)
-    for name, item in _mapping(items, ITEMS).items():
+    for name, item in mapping(items or b"{}", ITEMS).items():
         mark = str(item.get("sha256")) if isinstance(item, dict) else ""
         if found.setdefault(name, mark) != mark:
             raise ValueError(f"{ITEMS} and {SUMS} disagree about {name[:100]!a}")
@@ -203,18 +204,31 @@ def requirements(levels: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for where, data in levels:
-        for key, value in _mapping(data, where).items():
+        for key, value in mapping(data or b"{}", where).items():
             if not isinstance(value, str) or not key.isprintable() or not value.isprintable():
                 raise ValueError(f'{where}: {key[:40]!a} is not a string, as in "false"')
             found[key] = value
     return found
 
 
-def _mapping(data: bytes | None, where: str) -> dict[str, object]:
+def mapping(data: bytes, where: str) -> dict[str, object]:
+    """A JSON document of anybody; raises ValueError."""
     try:
-        return msgspec.json.decode(data or b"{}", type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        found = msgspec.json.decode(data, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from error
+    level: list[object] = [found]
+    for _ in range(DEPTH_LIMIT):
+        if not level:
+            return found
+        level = [inner for one in level for inner in _inner(one)]
+    raise ValueError(f"{where}: it is nested too deep")
+
+
+def _inner(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def listed(document: Mapping[str, object], where: str) -> Iterable[Found]:
