@@ -5,6 +5,7 @@ a history; what would not be listed is not.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -147,8 +148,8 @@ class _Road:
 
     def _looked_at(self, found: Found, build: BuildName, ledger: Ledger, *, known: bool) -> Made:
         """What would become of it; nothing is copied."""
-        with files.scratch() as scratch:
-            staged = take.stage(self._source, found, scratch / "image", take.How.SEEN)
+        with files.scratch() as scratch, ExitStack() as hold:
+            staged = take.stage(self._source, found, scratch / "image", take.How.SEEN, hold)
             if not known:
                 check(staged.directory, staged.files, self._product, staged.serial, self._into.now)
         image = self._image(found, staged, build)

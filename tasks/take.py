@@ -7,10 +7,11 @@ incus-simplestreams keeps it, or an image of a local daemon. Nothing is believed
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from msgspec.structs import replace
 
@@ -169,20 +170,23 @@ def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, obj
         raise ValueError(f"{shown(path)}: metadata.yaml cannot be read: {error}") from error
 
 
-def stage(source: Foreign, found: Found, directory: Path, how: How) -> Staged:
+def stage(source: Foreign, found: Found, directory: Path, how: How, hold: ExitStack | None = None) -> Staged:
     """Bring the files into a directory, hashed in one pass.
 
+    Those that are only looked at stay open in ``hold``, for what has their names may become another file.
     Raises ImageRejected for what they are, and UpstreamError for the way to them.
     """
     staging = Staging(directory)
     for name in (name for name in STORED if name in found.paths):
         path = found.paths[name]
-        _bring(source, path, staging, name, how)
+        with ExitStack() as own:
+            _bring((hold or own).enter_context(source.file(path)), staging, name, how)
         if found.known.get(path, staging.files[name].sha256) != staging.files[name].sha256:
             raise ImageRejected(f"{shown(path)} has another sha256 than the record beside it says")
         staging.settle(name)
     if LOG in found.kept and how is How.LINKED:
-        _bring(source, found.kept[LOG], staging, LOG, how)
+        with source.file(found.kept[LOG]) as file:
+            _bring(file, staging, LOG, how)
     staged = staging.staged(found.serial)
     for root, mark in found.combined.items():
         if staged.fingerprints.get(INCUS, {}).get(root, mark) != mark:
@@ -203,20 +207,19 @@ def refuse_others(source: Foreign, found: Found) -> None:
             raise ImageRejected(f"{shown(path)}: {NOT_OURS}")
 
 
-def _bring(source: Foreign, path: str, staging: Staging, name: str, how: How) -> None:
-    with source.file(path) as file:
-        copied = how is How.COPIED or (how is How.LINKED and not files.is_plain(file))
-        staging.add(name, partial(Hashed.copy if copied else Hashed.hash_only, source=file))
-        here = staging.directory / name
-        if not copied:
-            files.unlink(here)
-        if how is How.LINKED and copied:
-            files.keep_time(file, here)
-        elif how is How.LINKED:
-            files.link_open(file, here)
-        if how is How.SEEN:
-            with files.disk("link"):
-                here.symlink_to(source.top.absolute() / path)
+def _bring(file: BinaryIO, staging: Staging, name: str, how: How) -> None:
+    copied = how is How.COPIED or (how is How.LINKED and not files.is_plain(file))
+    staging.add(name, partial(Hashed.copy if copied else Hashed.hash_only, source=file))
+    here = staging.directory / name
+    if not copied:
+        files.unlink(here)
+    if how is How.LINKED and copied:
+        files.keep_time(file, here)
+    elif how is How.LINKED:
+        files.link_open(file, here)
+    if how is How.SEEN:
+        with files.disk("link"):
+            here.symlink_to(f"/proc/self/fd/{file.fileno()}")
 
 
 def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ import os
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from time import process_time
 
@@ -144,3 +145,17 @@ def test_an_index_is_read_as_far_as_real_ones_go(tmp_path: Path) -> None:
         (base / "streams/v1/images.json").write_text(text)
         (found,) = take.find(Foreign(base), whole=False)
         assert why in found.fault
+
+
+def test_a_file_that_was_looked_at_is_the_one_that_is_checked(tmp_path: Path) -> None:
+    """Its owner may put a FIFO in its place, on which the check would wait for ever, or a link."""
+    source = Foreign(put(tmp_path / "old", files(A, serial=WHEN, kinds=KINDS)))
+    (found,) = take.alone(source)
+    with ExitStack() as hold:
+        staged = take.stage(source, found, tmp_path / "scratch", take.How.SEEN, hold)
+        for name in staged.files:
+            (source.top / name).unlink()
+            os.mkfifo(source.top / name)
+        assert [os.stat(staged.directory / name).st_size for name in staged.files] == [
+            one.size for one in staged.files.values()
+        ]
