@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tasks import files, make, take
 from tasks.catalogue import Usable, kept
-from tasks.check import check
+from tasks.check import check, check_opened
 from tasks.decisions import BuildName
 from tasks.errors import ImageRejected, UpstreamError
 from tasks.foreign import Foreign, Sort, shown
@@ -121,6 +121,9 @@ class _Road:
         try:
             if self._into.adopted and not known:
                 take.refuse_others(self._source, found)
+            for name, path in () if known else found.paths.items():  # a sparse one would be copied whole
+                with self._source.file(path) as file:
+                    check_opened(name, file)
             if known or self._into.dry:
                 return self._looked_at(found, build, ledger, known=known)
             return self._taken(found, build, ledger, layout.staging / self._product.key)

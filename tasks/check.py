@@ -7,10 +7,12 @@ end, metadata.yaml with its required keys and an architecture that agrees
 for everybody (lxc/lxc:templates/lxc-download.in; the outage lxc/lxc#4325).
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from tasks import files
 from tasks.archive import CHUNK, HEAD, BadArchiveError, Limits, TooMuchError, contents
@@ -75,24 +77,29 @@ def check(directory: Path, names: Mapping[str, File], product: Product, serial: 
 def check_header(path: Path) -> None:
     """Check what a file begins with, and that it is not cut where its header tells its length."""
     with files.disk("read"), path.open("rb") as file:
-        size = path.stat().st_size
+        check_opened(path.name, file)
 
-        def read(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
 
-        head = read(0, HEAD)
-        if not head.startswith(_MAGIC[path.name]):
-            raise ImageRejected(
-                f"{path.name} is not what its name says: it starts with other bytes than such files do"
-            )
-        try:
-            if path.name == SQUASHFS:
-                check_squashfs(head, size)
-            if path.name == DISK:
-                check_qcow2(read, size)
-        except BadRootError as error:
-            raise ImageRejected(f"{path.name} is damaged or unusable: {error}") from error
+def check_opened(name: str, file: BinaryIO) -> None:
+    """The same of an open file, by the name under which it would be stored."""
+    size = os.fstat(file.fileno()).st_size
+
+    def read(offset: int, length: int) -> bytes:
+        file.seek(offset)
+        return file.read(length)
+
+    head = read(0, HEAD)
+    if not head.startswith(_MAGIC.get(name, b"")):
+        raise ImageRejected(
+            f"{name} is not what its name says: it starts with other bytes than such files do"
+        )
+    try:
+        if name == SQUASHFS:
+            check_squashfs(head, size)
+        if name == DISK:
+            check_qcow2(read, size)
+    except BadRootError as error:
+        raise ImageRejected(f"{name} is damaged or unusable: {error}") from error
 
 
 def check_metadata(path: Path, product: Product) -> Mapping[str, object]:

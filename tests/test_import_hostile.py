@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+import time
 import tracemalloc
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -159,3 +160,14 @@ def test_a_file_that_was_looked_at_is_the_one_that_is_checked(tmp_path: Path) ->
         assert [os.stat(staged.directory / name).st_size for name in staged.files] == [
             one.size for one in staged.files.values()
         ]
+
+
+def test_what_is_no_root_is_not_copied(site: Site) -> None:
+    """A sparse one of 64 GiB was, before its header was looked at."""
+    root = tree(site.base / "old", A) / "rootfs.squashfs"
+    os.truncate(root, 0)
+    os.truncate(root, 60 << 30)
+    begun = time.monotonic()
+    text = said(site, f"--from={site.base}/old")
+    assert f"{A}/{WHEN}: rejected: rootfs.squashfs is not what its name says" in text
+    assert time.monotonic() - begun < 60
