@@ -17,7 +17,7 @@ from tasks import files, make, take
 from tasks.catalogue import Usable, kept
 from tasks.check import check, check_opened
 from tasks.decisions import BuildName
-from tasks.errors import ImageRejected, UpstreamError
+from tasks.errors import ImageRejected, TreeError, UpstreamError
 from tasks.foreign import Foreign, Sort, shown
 from tasks.hashed import Staged
 from tasks.image import IMPORT, Image, Product, Source, serial_time
@@ -220,13 +220,22 @@ def keep_extras(source: Foreign, layout: Layout, *, dry: bool) -> Iterator[str]:
     if source.sorts("").get(take.IMAGES) is not Sort.DIRECTORY:
         return
     for path, why in take.extras(source):
-        target = layout.public / path
-        if why:
-            yield f"{source.shown(path)}: left: {why}"
-        elif files.status(target) is None:
-            if not dry:
-                with files.disk("make"):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                with source.file(path) as file:
-                    files.link_open(file, target)
-            yield f"{shown(path)}: {'would be ' if dry else ''}kept"
+        try:
+            if why:
+                yield f"{source.shown(path)}: left: {why}"
+            elif _kept(source, path, layout.public / path, dry=dry):
+                yield f"{shown(path)}: {'would be ' if dry else ''}kept"
+        except (TreeError, UpstreamError) as error:
+            yield f"{source.shown(path)}: left: {error}"
+
+
+def _kept(source: Foreign, path: str, target: Path, *, dry: bool) -> bool:
+    """Whether one file was taken over, or would be: not where there is one."""
+    if files.status(target):
+        return False
+    if not dry:
+        with files.disk("make"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with source.file(path) as file:
+            files.link_open(file, target)
+    return True

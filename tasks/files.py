@@ -35,7 +35,8 @@ def disk(doing: str, path: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = "".join(f" {name}" for name in (error.filename or path, error.filename2) if name)
+        names = [os.fsdecode(name) for name in (error.filename or path, error.filename2) if name]
+        where = "".join(f" {name if name.isprintable() else ascii(name)}" for name in names)  # others' too
         raise TreeError(f"cannot {doing}{where}: {error.strerror or error}") from error
 
 

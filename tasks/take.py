@@ -50,6 +50,11 @@ LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  
 # What a publisher writes itself, the reference or this one.
 WRITTEN = {"images", "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
 WRITTEN |= {"site", "snapshots", "latest", "state", "decisions.toml"}
+LEFT = {
+    "index.html": "ours takes its place (page.template makes it yours)",
+    ".well-known": "what begins with a dot is not served here",
+}
+EXTRAS_DEPTH = 32  # directories above a file beside the images
 LOST = "lost+found"  # at the top of an ext4
 OTHERS_READ, OTHERS_ENTER = 0o004, 0o005  # the modes of a file and of a directory that is for everybody
 NOT_OURS = "it belongs to another user: chown it, or use --from"
@@ -227,15 +232,23 @@ def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:
 
     The path of each, and why it is left, "" where it is not: it was not served, or is not his.
     """
-    if why := _not_served(source, path, OTHERS_ENTER):
+    entries: Mapping[str, Sort] = {}
+    try:
+        if not (why := _not_served(source, path, OTHERS_ENTER)):
+            entries = source.sorts(path)
+    except UpstreamError as error:
+        why = str(error)
+    if why:
         yield path, why
-        return
-    entries = source.sorts(path)
     for name, sort in entries.items():
         here = _join(path, name)
+        if here in LEFT:
+            yield here, LEFT[here]
         if here in WRITTEN or here == LOST or name.startswith("."):
             continue
-        if sort is Sort.DIRECTORY:
+        if sort is Sort.DIRECTORY and here.count("/") == EXTRAS_DEPTH:
+            yield here, f"it lies deeper than {EXTRAS_DEPTH} directories"
+        elif sort is Sort.DIRECTORY:
             yield from extras(source, here)
         elif sort is not Sort.FILE:
             yield here, f"it is a {sort.value}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import tarfile
 import time
 import tracemalloc
@@ -15,7 +16,7 @@ from sites import Site, files
 
 from tasks import hashed, take
 from tasks.errors import ImageRejected
-from tasks.foreign import Foreign
+from tasks.foreign import Foreign, shown
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 WHEN = "20250102_03:04"
@@ -171,3 +172,48 @@ def test_what_is_no_root_is_not_copied(site: Site) -> None:
     text = said(site, f"--from={site.base}/old")
     assert f"{A}/{WHEN}: rejected: rootfs.squashfs is not what its name says" in text
     assert time.monotonic() - begun < 60
+
+
+def deep(top: Path, levels: int) -> None:
+    """A file below so many directories, of a path longer than the kernel takes."""
+    handle = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=handle)
+        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=handle, mode=0o644))
+    os.close(handle)
+
+
+def test_what_lies_beside_images_ends_no_import(site: Site) -> None:
+    """Also in a terminal that takes UTF-8 alone; what takes no file over is said."""
+    base = site.base / "old"
+    tree(base, B)
+    latin = os.fsdecode(b"caf\xe9")
+    (base / f"{latin}.txt").write_text("x")
+    (base / "robots.txt").write_text("x")
+    (base / "index.html").write_text("mine")
+    (base / ".well-known").mkdir()
+    (base / ".well-known/security.txt").write_text("x")
+    (site.root / "site/public").mkdir(parents=True)
+    for name in ("other", latin):
+        (site.root / "site/public" / name).write_text("in the way")
+        (base / name).mkdir()
+        (base / name / "mine").write_text("x")
+    (base / "meta").mkdir()
+    try:
+        deep(base / "meta", 1200)
+        text = said(site, f"--adopt={base}", code=0, env={"PYTHONIOENCODING": "utf-8:strict"})
+        assert GOOD in text
+        assert "exposed; latest shows" in text
+        assert f"{base}/meta/{'d/' * 31}d: left: it lies deeper than 32 directories" in text
+        for name, way in (("other", "cannot make /"), (latin, "cannot make '/")):
+            assert f"{shown(f'{base}/{name}/mine')}: left: {way}" in text
+        assert f"{base}/index.html: left: ours takes its place (page.template makes it yours)" in text
+        assert f"{base}/.well-known: left: what begins with a dot is not served here" in text
+        assert "robots.txt: kept" in text
+        assert (site.latest / "robots.txt").is_file()
+        assert (site.latest / f"{latin}.txt").is_file()
+    finally:
+        subprocess.run(["rm", "-rf", base / "meta"], check=True)  # pytest cannot
