@@ -1,9 +1,9 @@
 """imagepress: the build file of an image server.
 
-poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and
-places one image; prune removes what has lapsed; collect decides what is listed; streams and lxc_index
-write what clients read; proof reads it as they do; page is for people; snapshot freezes the tree and
-shows it; purge takes out of all snapshots what was withdrawn at once; mirror:<name> hands it to rsync;
+poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and places one
+image; prune removes what has lapsed; upstream brings other servers' files; collect decides what is listed;
+streams and lxc_index write what clients read; proof reads it as they do; page is for people; snapshot shows
+the tree, frozen; purge takes out of all what was withdrawn at once; mirror:<name> hands it to rsync;
 publish is the whole of it.
 """
 
@@ -60,18 +60,20 @@ def task_image() -> Tasks:
 
 def task_prune() -> dict[str, object]:
     """Remove lapsed images and old snapshots."""
-    return {
-        "actions": step(show.prune),
-        "task_dep": ["poll"],  # not of any image: a full disk must not keep it from making room
-        "uptodate": [asked(show.is_pruned)],
-    }
+    # It waits for no image: a full disk must not keep it from making room.
+    return {"actions": step(show.prune), "task_dep": ["poll"], "uptodate": [asked(show.is_pruned)]}
+
+
+def task_upstream() -> dict[str, object]:
+    """Bring the files of mirrored upstreams here."""
+    return {"actions": step(show.haul), "task_dep": ["image"], "uptodate": [asked(show.is_hauled)]}
 
 
 def task_collect() -> dict[str, object]:
     """Gather the images to be listed."""
     return {
         "actions": step(show.collect),
-        "task_dep": ["image", "prune"],
+        "task_dep": ["upstream", "prune"],
         "targets": [site.catalogue],
         "uptodate": [same(run.ledgers), same(lambda: (run.settings.site.keep, run.decisions))],
     }

@@ -84,10 +84,13 @@ class Client:
         """Stream one file into ``sink``, resuming where the connection broke.
 
         Raises JenkinsError when it cannot be had whole, NotFound when it is gone. The sink's bytes
-        are only good after a normal return, and then their count is what the server announced.
+        are only good after a normal return, and then their count is what the server announced. A sink
+        may have bytes already, of whoever knows what they should be: that they are of the same file is
+        not asked then.
         """
         url = f"{self.base}/{path}"
-        left, modified, total, furthest = ATTEMPTS, "", "", 0
+        left, total, furthest = ATTEMPTS, "", sink.size
+        modified: str | None = None
         while True:
             try:
                 with self._get(url, start=sink.size, artifact=True) as answer:
@@ -97,8 +100,8 @@ class Client:
                         sink.reset()
                         if answer.status_code != requests.codes.ok:
                             raise _Broken("the server does not resume")  # noqa: TRY301 - one way out
+                    modified = answer.headers.get("Last-Modified", "")
                     if not sink.size:
-                        modified = answer.headers.get("Last-Modified", "")
                         total = answer.headers.get("Content-Length", "")
                     self._pump(answer, sink)
                     return
@@ -182,8 +185,8 @@ class _Broken(Exception):  # noqa: N818 - never leaves this module
     """A transfer that may succeed when tried again."""
 
 
-def _continues(answer: requests.Response, start: int, modified: str, total: str) -> bool:
-    """Whether a 206 goes on exactly where we stopped, in the same file.
+def _continues(answer: requests.Response, start: int, modified: str | None, total: str) -> bool:
+    """Whether a 206 goes on exactly where we stopped, in the same file; None for a date that nobody knows.
 
     Jenkins ignores If-Range and answers nonsense beyond the end, so nothing of it is believed.
     """
@@ -193,7 +196,7 @@ def _continues(answer: requests.Response, start: int, modified: str, total: str)
         and span is not None
         and int(span[1]) == start < int(span[2]) + 1 == int(span[3])
         and total in ("", span[3])
-        and answer.headers.get("Last-Modified", "") == modified
+        and modified in (None, answer.headers.get("Last-Modified", ""))
     )
 
 

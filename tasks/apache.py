@@ -38,6 +38,9 @@ def apache(
     first, *others = web.names
     port = web.https[0].rpartition(":")[2]
     agents = [(one.name, one.agent.pattern) for one in lists if one.agent is not None]
+    upstreams = list(upstreams)
+    names = "|".join(one.name for one in upstreams if one.is_mirrored)
+    here = f"(?:{names})" if names else ""
     words = {
         "TREE": _quoted(str(tree)),
         "TREES": _quoted(f"^(?:{re.escape(str(tree))}|{re.escape(str(tree.parent))}/at)(?:/|$)"),
@@ -54,13 +57,15 @@ def apache(
         "AGENTS": _agents(agents),
         "TOP": TOP,
         "PASSWORDS": _quoted(web.passwords),
-        "OTHERS": (redirects := _others(upstreams)),
         "PROTOCOLS": PROTOCOLS,
         "EXPORT": _quoted(str(tree / PROTOCOLS / "rest/export")),
         "IMPORT": _quoted(str(tree / PROTOCOLS / "import")),
         "IMAGES": _quoted(str(tree / "images")),
         "BOUNDARY": BOUNDARY,
         "FIRST": FIRST,
+        "OTHERS": (redirects := _others(one for one in upstreams if not one.is_mirrored)),
+        "NONE": f"^/{TOP}/" + (f"(?!{here}/)" if here else ""),
+        "SERVED": f"^/(?:images|{TOP}/{here})/" if here else "^/images/",
     }
     at = "" if web.tree else dated.apache(_quoted(f"{tree.parent}/at/"))
     text = (
@@ -248,7 +253,7 @@ _REDIRECT = """\
     # What lies at an upstream ([[upstream]]) is fetched there: the rest of the request as it came, for in its
     # path all escapes are undone, and one that has an escaped slash would not be looked at.
     AllowEncodedSlashes NoDecode
-@OTHERS@    RewriteRule "^/@TOP@/" - [R=404]
+@OTHERS@    RewriteRule "@NONE@" - [R=404]
 
 """
 
@@ -256,13 +261,13 @@ _HTTP = """
 # Incus and LXD ask for every image over plain HTTP first, on the port of the remote's URL or else on 80, and
 # over HTTPS when that fails. They hold it against the hash that came with the index over HTTPS, so images may
 # go unencrypted, which costs less and lets caches help; whoever must not see what is fetched would not use
-# it: put "^" in place of "!^/images/" below and they are sent to HTTPS, which they follow. All that is
+# it: put "^" in place of "!@SERVED@" below and they are sent to HTTPS, which they follow. All that is
 # trusted without a hash, the indexes and all that LXC fetches, goes over HTTPS alone. Behind a proxy that
 # speaks TLS and asks here without, the last rule would send it round in a circle: let it ask the host above.
 <VirtualHost @HTTP@>
     ServerName @NAME@@ALIASES@
 
 @SITE@
-    RewriteRule "!^/images/" "https://@NAME@@PORT@%{REQUEST_URI}" [R=301,L]
+    RewriteRule "!@SERVED@" "https://@NAME@@PORT@%{REQUEST_URI}" [R=301,L]
 </VirtualHost>
 """

@@ -249,7 +249,8 @@ def task_verify(key: list[str]) -> Iterator[dict[str, object]]:
         run = runtime.current()
         keys = [Path(one) for one in key]
         by = partial(verifier, run.settings.signing, keys)
-        found = verify(run.layout, run.settings.lxc, by, _say, run.settings.page)
+        mirrored = [one.name for one in run.settings.upstream if one.is_mirrored]
+        found = verify(run.layout, run.settings.lxc, by, _say, run.settings.page, mirrored)
         return TaskFailed(str(found)) if found.faults else str(found)
 
     yield {"basename": "verify", "actions": step(act), "meta": {"lockless": True}}

@@ -4,12 +4,18 @@ Whoever adds `https://HOST/at/20261120/` as a remote finds what was published th
 snapshot is kept. Mirrors have the newest alone.
 """
 
+import re
+from collections.abc import Iterable
 
-def nginx(root: str, *, lists: bool, redirects: bool) -> str:
-    """The location; ``root`` is quoted, and what is between @ is filled in with the rest."""
+def nginx(root: str, *, lists: bool, elsewhere: Iterable[str]) -> str:
+    """The location; ``root`` is quoted, and what is between @ is filled in with the rest.
+
+    ``elsewhere`` are the upstreams whose files are there.
+    """
+    names = "|".join(map(re.escape, elsewhere))
     text = _NGINX.replace("@ROOT@", root)
     text = text.replace("@LISTED@", _LISTED if lists else "")
-    return text.replace("@ELSEWHERE@", _ELSEWHERE if redirects else "")
+    return text.replace("@ELSEWHERE@", _ELSEWHERE.replace("@THESE@", names) if names else "")
 
 
 def apache(root: str) -> str:
@@ -46,7 +52,7 @@ _LISTED = """\
 """
 
 _ELSEWHERE = """\
-        location ~ ^/at/[^/]+/@TOP@/ {
+        location ~ ^/at/[^/]+/@TOP@/(?:@THESE@)/ {
             if ($imagepress_upstream_@MARK@ = "") {
                 return 404;
             }

@@ -4,6 +4,7 @@ Each step is a doit task. ``all`` is for what cannot wait for the pipeline's end
 while others still download, an image that is withdrawn at once, a return to an earlier snapshot.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from doit.exceptions import TaskError, TaskFailed
 from tasks import files, frozen, indexes, mirror, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import PublishError, TreeError
 from tasks.layout import KEY, PAGE, PROTOCOLS
+from tasks.overlay import TOP
 from tasks.runtime import Run
-from tasks.settings import Lxc, Mirror
+from tasks.settings import Lxc, Mirror, Upstream
 from tasks.state import NONE, Quarantine, encode, latest_name, load, save, snapshots
+from tasks.words import counted
 
 AGAIN = {  # what a step does because the configuration changed
     "collect": "again: what is listed, for site.keep changed",
@@ -107,6 +110,49 @@ class Exposure:
     def beside(self) -> object:
         """What is frozen beside what names images, and the page."""
         return self._settings.site.compat, self.older()
+
+    def haul(self) -> str | TaskFailed:
+        """Bring the files of mirrored upstreams here, and show what is whole while others still come."""
+        from tasks import haul  # noqa: PLC0415 - not needed when nothing is new
+
+        run, wait = self._run, self._settings.site.batch_time.seconds
+        for name in haul.strangers(self._layout, self._settings.upstream):
+            haul.leave(self._layout, name)
+        said = []
+        for one in self._mirrored:
+            coming, since = haul.Haul(self._layout, one), time.monotonic()
+            for _ in coming.arrive():
+                if "publish" in run.selected and time.monotonic() - since > wait:
+                    run.say("upstream", coming.settle())
+                    self._show()
+                    since = time.monotonic()
+            said.append(coming.settle())
+        return "; ".join(said)
+
+    def _show(self) -> None:
+        """Every step, ahead of those that end the run: what fails now they will meet again."""
+        try:
+            for name, line in self.all():
+                if isinstance(line, TaskFailed) or line.startswith("failed:"):
+                    self._run.say(name, line.message if isinstance(line, TaskFailed) else line)
+        except PublishError as error:
+            self._run.say("upstream", f"not exposed: {error}")
+
+    @property
+    def _mirrored(self) -> list[Upstream]:
+        """The upstreams to bring files of now: a job's hook is about that job, and a pin stops all."""
+        run = self._run
+        stopped = run.options.job or run.decisions.pinned()
+        return [] if stopped else [one for one in self._settings.upstream if one.is_mirrored]
+
+    def is_hauled(self) -> bool:
+        """Whether there is nothing to bring, as far as is known."""
+        from tasks import haul  # noqa: PLC0415 - needs much that nobody needs without upstreams
+
+        if not (self._settings.upstream or (self._layout.state / "held").exists()):
+            return True
+        strange = haul.strangers(self._layout, self._settings.upstream)
+        return not strange and all(haul.is_current(self._layout, one) for one in self._mirrored)
 
     def prune(self) -> str:
         """Remove lapsed images and old snapshots."""
@@ -219,16 +265,28 @@ class Exposure:
         yield from (what for step, what in AGAIN.items() if known.get(step, told[step]) != told[step])
         yield from preview.delisted(layout, run.decisions)
         images, snapshots = prune.due(layout, self._settings, run.decisions, run.now)
-        yield from (f"expired: {path}, which no index has named for site.grace" for path in images)
+        ours = [path for path in images if not path.startswith(f"{TOP}/")]
+        yield from (f"expired: {path}, which no index has named for site.grace" for path in ours)
+        if others := len(images) - len(ours):
+            yield f"expired: {counted(others, 'file')} of upstreams, which no index has named for site.grace"
         yield from (f"expired: snapshot {name}" for name in snapshots)
         yield from (f"withdrawn: {where}" for where in purge.due(layout, self._gone))
         names = [] if layout.blind else [one.name for one in self._settings.upstream]
         yield from (
             f"new: upstream {of}, never asked yet" for of in names if not layout.followed(of).exists()
         )
+        yield from self._coming()
         for one in self._settings.mirror:
             if not self.is_mirrored(one):
                 yield preview.behind(one, layout, self._settings.site.grace, self._gone, run.now)
+
+    def _coming(self) -> Iterator[str]:
+        from tasks import haul  # noqa: PLC0415 - as above
+
+        for one in self._mirrored:
+            if coming := haul.missing(self._layout, one):
+                size = sum(file.size for file in coming)
+                yield f"fetch: upstream {one.name}: {counted(len(coming), 'file')}, {size:,} bytes"
 
     def all(self) -> Iterator[tuple[str, str | TaskFailed]]:
         """Every step now, each with the line it ends with."""

@@ -1,41 +1,49 @@
 """Follow other image servers: ask what is new, check its signature, and keep it ready (acts).
 
 Each upstream has two files in the state directory: what was last asked and said, and its products as they
-may stand beside ours. The second changes only when the upstream did, or what the configuration says of it,
-and what is in it came with a good signature. What fails leaves it as it is.
+may stand beside ours; of one that is mirrored they are what ``haul`` chooses from. The second changes only
+when the upstream did, or what the configuration says of it, and what is in it came with a good signature.
+What fails leaves it as it is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
-from tasks import files, overlay, streams
+from tasks import files, overlay, stock, streams
 from tasks.errors import PublishError, UpstreamError
 from tasks.layout import Layout
 from tasks.proof import prove_streams
 from tasks.schema import Fault, objects, parsed
-from tasks.settings import Upstream
+from tasks.settings import Share, Upstream
 from tasks.sign import signed_by
 from tasks.state import Document, Followed, load, save
 from tasks.web import Web
+from tasks.words import counted
 
 INDEX = "streams/v1/index"
 SHORT = 100  # characters of a date that somebody else writes
+SHOWN = 10  # products named before the rest is only counted
 
 
-def follow(layout: Layout, upstreams: Iterable[Upstream]) -> list[str]:
-    """Ask every upstream; a line of each."""
-    return [_follow(layout, one) for one in upstreams]
+def follow(layout: Layout, upstreams: Iterable[Upstream], shrink: Share) -> list[str]:
+    """Ask every upstream; a line of each. ``shrink`` is how much of its products one may lose at once."""
+    return [_follow(layout, one, shrink) for one in upstreams]
 
 
-def _follow(layout: Layout, of: Upstream) -> str:
-    place, data = layout.followed(of.name), layout.overlay(of.name)
+def _follow(layout: Layout, of: Upstream, shrink: Share) -> str:
+    place = layout.followed(of.name)
+    data = layout.offered(of.name) if of.is_mirrored else layout.overlay(of.name)
     known = load(place, Followed) or Followed()
     try:
         with files.disk("read"):
             rules = files.digest(repr(of).encode() + of.keyring.read_bytes())
-        asked = _Upstream(of, known.marks if known.rules == rules and data.exists() else {})
+        same = known.rules == rules and data.exists()
+        asked = _Upstream(of, known if same else Followed(), place)
         found = asked.products()
+        if found and same:
+            _refuse_shrink(load(data, dict) or {}, found[0], shrink)
     except (PublishError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())
         save(place, msgspec.structs.replace(known, failed=why))
@@ -45,6 +53,8 @@ def _follow(layout: Layout, of: Upstream) -> str:
         save(place, msgspec.structs.replace(known, failed="", marks=asked.marks, documents=documents))
         return f"{of.name}: nothing new"
     products, left = found
+    if not of.is_mirrored:
+        products = stock.newest(products, of.keep)
     changed = files.write_changed(data, streams.text(products))
     notes, documents = tuple(overlay.said(left)), {**known.documents, **asked.documents}
     documents = {where: document for where, document in documents.items() if where in asked.marks}
@@ -52,11 +62,23 @@ def _follow(layout: Layout, of: Upstream) -> str:
     return f"{of.name}: {overlay.summary(products)}" + ("" if changed else ", no byte changed")
 
 
+def _refuse_shrink(before: Collection[str], after: Collection[str], limit: Share) -> None:
+    """Raise UpstreamError when an upstream suddenly has much less: it may be its fault."""
+    lost = sorted(key for key in before if key not in after)
+    if len(lost) * 100 > len(before) * limit.percent:
+        named = ", ".join(lost[:SHOWN]) + (", …" if len(lost) > SHOWN else "")
+        raise UpstreamError(
+            f"{len(lost)} of {counted(len(before), 'product')} would vanish ({named}),"
+            " more than site.max_shrink allows; if that is meant: doit publish --allow-shrink"
+        )
+
+
 class _Upstream:
     """One server, asked once."""
 
-    def __init__(self, of: Upstream, before: Mapping[str, str]) -> None:
-        self._of, self._before = of, before
+    def __init__(self, of: Upstream, known: Followed, record: Path) -> None:
+        self._of, self._before, self._known = of, known.marks, known
+        self._record = record  # what an operator removes to have all of it forgotten
         self._web = Web(of.url, str(of.ca or ""))
         self.marks: dict[str, str] = {}  # file without suffix -> its ETag, and its digest
         self.documents: dict[str, Document] = {}  # those that are new
@@ -72,7 +94,8 @@ class _Upstream:
         for place in [place for place, text in texts.items() if text is None]:
             texts[place] = self._signed(place, again=True)
         documents = [self._document(place, text or b"") for place, text in texts.items()]
-        found, left = overlay.overlaid(documents, self._of.name, self._of.match)
+        of = self._of
+        found, left = overlay.overlaid(documents, of.name, of.match, of.kinds, here=of.is_mirrored)
         found, more = overlay.Taken({}).spare(found)
         self._prove(found)
         for place, document in zip(texts, documents, strict=True):
@@ -116,6 +139,12 @@ class _Upstream:
             raise UpstreamError(f"{self._of.url}: {document}")
         updated = str(document.get("updated", ""))[:SHORT]
         self._note(place, updated=updated if updated.isprintable() else ascii(updated))
+        before = self._known.documents[place].updated if place in self._known.documents else ""
+        if 0 < stock.made(updated) < stock.made(before):
+            raise UpstreamError(
+                f"{self._of.url}/{place}: is of {updated!r}, and that of {before!r} was there before:"
+                f" somebody serves an old one again; if that is meant: rm {self._record}"
+            )
         return document
 
     def _prove(self, products: overlay.Products) -> None:

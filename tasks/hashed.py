@@ -87,7 +87,7 @@ class Hashed:
     def __init__(self, path: Path, seeds: Mapping[str, bytes], limit: int = LIMIT) -> None:
         self._path, self._seeds, self._limit = path, seeds, limit
         with files.disk("write"):
-            self._file = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
+            self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115, PTH123 - closed by the with statement around us
             os.fchmod(self._file.fileno(), 0o644)
         self._begin()
 
@@ -148,6 +148,38 @@ class Hashed:
     def __exit__(self, *_: object) -> None:
         with files.disk(f"write {self._path}"):  # the last bytes
             self._file.close()
+
+
+class Part(Hashed):
+    """A file whose size is known, as it comes: it goes on where an earlier run left it."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._seeds, self._limit = path, {}, size
+        with files.disk("write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            self._file = os.fdopen(handle, "r+b")
+            self._begin()
+            self.hash_only(self._file)
+        if self.size > size:
+            self.reset()
+
+
+def settle(source: Path, target: Path) -> None:
+    """Make a finished file durable and rename it into place, over whatever has its name."""
+    with files.disk("move into place"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as file:
+            os.fchmod(file.fileno(), files.PLAIN)
+            os.fsync(file.fileno())
+        source.replace(target)
+
+
+def file_of(path: Path) -> File:
+    """The size and hash of a file that lies here."""
+    with files.disk("read"), path.open("rb", buffering=0) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return File(os.fstat(file.fileno()).st_size, digest)
 
 
 def _too_large(path: Path, limit: int) -> ImageRejected:

@@ -15,7 +15,7 @@ from tasks.decisions import Decisions
 from tasks.errors import ProofError, TreeError
 from tasks.image import Image, Product
 from tasks.layout import LXC, PAGE, STREAMS, STREAMS_TWIN, Layout
-from tasks.ledgers import adopt
+from tasks.ledgers import adopt, forget
 from tasks.policy import CLIENTS, matches
 from tasks.proof import prove_tree
 from tasks.schema import Fault
@@ -88,6 +88,7 @@ def _pinned(layout: Layout, name: str, word: Decisions) -> tuple[Catalogue, list
         ledger = load(layout.ledger(image.product), Ledger) or Ledger(image.product)
         if image.serial not in {one.serial for one in ledger.images}:
             save(layout.ledger(image.product), ledger.with_image(image))
+    forget(layout, tree.bring_back(shown, layout.public, layout.staging))
     notes = [f"; {path} is damaged there and left out" for path in sorted(damaged)]
     return Catalogue(images, tuple(sorted(refused | damaged)), name), notes
 
@@ -176,13 +177,14 @@ def _put_overlays(
     An upstream that never answered has a file without products.
     """
     taken = overlay.Taken(of if isinstance(of := document.get("products"), dict) else {})
-    urls = {one.name: one.url for one in upstreams}
-    changed = tree.drop_overlays(layout.public, urls)
+    upstreams = list(upstreams)
+    changed = tree.drop_overlays(layout.public, [one.name for one in upstreams])
     counts, notes = list[str](), list[str]()
-    for name, url in urls.items():
-        products, left = taken.spare(load(layout.overlay(name), dict) or {})
-        changed |= tree.put_overlay(layout.public, name, url, products, signer)
-        counts.append(f"{len(products)} of {name}")
+    for one in upstreams:
+        known = load(layout.overlay(one.name), dict) or {}
+        products, left = taken.spare(tree.there(layout.public, known) if one.is_mirrored else known)
+        changed |= tree.put_overlay(layout.public, one.name, one.url, products, signer)
+        counts.append(f"{len(products)} of {one.name}")
         notes += [f"; {line}" for line in overlay.said(left)]
     return changed, counts, notes
 
@@ -274,7 +276,8 @@ def prove(
     if not pinned and (load(layout.quarantine, Quarantine) or NONE) != NONE:
         write_streams(layout, settings, signer)
         write_lxc(layout, rules, lxc, signer)
-    while faults := _faults(layout, held, () if pinned else lists):
+    here = [one.name for one in settings.upstream if one.is_mirrored]
+    while faults := _faults(layout, held, () if pinned else lists, here):
         more = held.with_faults(faults)
         if pinned or more == held or any(not fault.product for fault in faults):
             lines = list(dict.fromkeys(map(str, faults)))
@@ -318,10 +321,13 @@ def _spared(layout: Layout, held: Quarantine) -> set[str]:
     return kept | out | (held.products.keys() & exposed)
 
 
-def _faults(layout: Layout, held: Quarantine, lists: Iterable[List]) -> list[Fault]:
-    """Everything that any client would stumble over; a list that nobody knows of may be for each."""
+def _faults(layout: Layout, held: Quarantine, lists: Iterable[List], here: Collection[str]) -> list[Fault]:
+    """Everything that any client would stumble over; a list that nobody knows of may be for each.
+
+    ``here`` are the upstreams whose files have to be here.
+    """
     public = layout.public
-    sizes = files.sizes(public) | tree.elsewhere(public)
+    sizes = tree.elsewhere(public, here) | files.sizes(public)
     incumbents = {
         key: str(product.get("aliases", "")).split(",")
         for key, product in tree.listed_streams(layout.latest).items()

@@ -36,6 +36,11 @@ class Layout:
         return self.root / "site/staging"
 
     @property
+    def parts(self) -> Path:
+        """Files of upstreams that did not come whole yet, by their SHA-256; they outlive a run."""
+        return self.root / "site/parts"
+
+    @property
     def damaged(self) -> Path:
         """Images that were found damaged, out of the tree but kept."""
         return self.root / "site/damaged"
@@ -133,6 +138,14 @@ class Layout:
     def overlay(self, upstream: str) -> Path:
         """Those of one upstream."""
         return self.overlays / f"{upstream}.json"
+
+    def offered(self, upstream: str) -> Path:
+        """All that a mirrored upstream offers: what is to be brought here is chosen from it."""
+        return self.state / "offered" / f"{upstream}.json"
+
+    def held(self, upstream: str) -> Path:
+        """Which files of an upstream lie here."""
+        return self.state / "held" / f"{upstream}.json"
 
     def image(self, image: Image) -> Path:
         """The directory of an image."""

@@ -1,13 +1,15 @@
 """The door to the ledgers: what each product has, in line with the tree, and what of it is exposed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+
+from msgspec.structs import replace
 
 from tasks import tree
 from tasks.catalogue import Catalogue
 from tasks.errors import TreeError
 from tasks.image import SOURCE, SUMS, Image, Product
 from tasks.layout import Layout
-from tasks.state import Ledger, load, save
+from tasks.state import Held, Ledger, listing, load, save
 
 
 def adopt(product: Product, layout: Layout) -> Ledger:
@@ -30,6 +32,13 @@ def adopt(product: Product, layout: Layout) -> Ledger:
             ledger = ledger.with_image(image)
     save(layout.ledger(product), ledger)
     return ledger
+
+
+def forget(layout: Layout, paths: Collection[str]) -> None:
+    """Strike files of upstreams from the records of what lies here: whatever lies there is read again."""
+    for place in listing(layout.state / "held") if paths else ():
+        held = load(place, Held) or Held()
+        save(place, replace(held, files={path: of for path, of in held.files.items() if path not in paths}))
 
 
 def _whole(image: Image, layout: Layout) -> bool:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from tasks import tree
 from tasks.errors import ProgramFailed, TreeError
 from tasks.layout import INDEX_TREES, KEY, PAGE, SITE_ID, Layout
+from tasks.overlay import TOP
 from tasks.programs import run
 from tasks.settings import Mirror, Span, is_remote
 from tasks.state import Mirrored, latest_name, load, save
@@ -67,11 +68,11 @@ def push(  # noqa: PLR0913 - what, where, by whose leave, and when
         _refuse_foreign(mirror, source, known, adopt=adopt)
         for phase in phases():
             run(command(phase, source, mirror.url), timeout=TIMEOUT, keep=keep)
-        known = _switched(known, name, mirror.url, tree.listed_paths(source), now)
+        known = _switched(known, name, mirror.url, tree.listed_paths(source) | tree.brought(source), now)
         save(layout.mirrored(mirror.name), known)
         lapsing = _protected(known.lapsing, grace, gone, now)
         with tempfile.NamedTemporaryFile("w", suffix=".filter") as filters:
-            filters.writelines(f"protect /{path}/***\n" for path in sorted(lapsing))
+            filters.writelines(f"protect /{path}{_whole(path)}\n" for path in sorted(lapsing))
             filters.flush()
             run(command(deletion(filters.name), source, mirror.url), timeout=TIMEOUT, keep=keep)
     except (ProgramFailed, OSError) as error:
@@ -89,7 +90,7 @@ def phases() -> list[list[str]]:
         [f"--include=/{SITE_ID}", "--exclude=*"],
         [*trees, f"--exclude=/{KEY}", f"--exclude=/{PAGE}"],
         ["--checksum", "--delay-updates", "--include=/meta", "--include=/meta/1.0/***", "--exclude=*"],
-        ["--checksum", "--delay-updates", "--exclude=/images", f"--exclude=/{PAGE}"],
+        ["--checksum", "--delay-updates", "--exclude=/images", f"--exclude=/{TOP}", f"--exclude=/{PAGE}"],
         ["--checksum", f"--include=/{PAGE}", "--exclude=*"],
     ]
 
@@ -170,6 +171,11 @@ def _switched(known: Mirrored, name: str, url: str, listed: AbstractSet[str], no
 def _protected(lapsing: dict[str, int], grace: Span, gone: AbstractSet[str], now: datetime) -> dict[str, int]:
     until = now.timestamp() - grace.seconds
     return {path: since for path, since in lapsing.items() if since > until and path not in gone}
+
+
+def _whole(path: str) -> str:
+    """What makes a filter fit all that an image is; of upstreams single files are listed."""
+    return "" if path.startswith(f"{TOP}/") else "/***"
 
 
 def _directory(url: str) -> str:

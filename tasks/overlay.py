@@ -5,6 +5,7 @@ anybody. So a product is made anew of what Incus and LXD know (``schema``), and 
 left out and counted. The files stay at the upstream: paths lead to where the web server redirects.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from tasks.words import counted, escaped
 
 TOP = "upstream"  # the first part of the paths of all that lies elsewhere
 LONGEST = 2000  # characters of any text: a clear-signed line may have 19,993 bytes
+KINDS = {"container": TYPES[0], "vm": TYPES[1]}  # as a configuration calls them
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:,=-]{0,199}")  # of a path that needs no escapes in a URL
 _KNOWN = {*METADATA.values(), *ROOTS, *UNIFIED.values()}  # no deltas: their bases may be left out
 Products = dict[str, Json]
 Item = dict[str, Json]
@@ -68,11 +71,19 @@ def places(index: Mapping[str, object]) -> list[str]:
 
 
 def overlaid(
-    documents: Iterable[Mapping[str, object]], name: str, match: Collection[str]
+    documents: Iterable[Mapping[str, object]],
+    name: str,
+    match: Collection[str],
+    kinds: Collection[str] = tuple(KINDS),
+    *,
+    here: bool = False,
 ) -> tuple[Products, list[Left]]:
-    """The products that match, with their twins and with paths of ours; of one key the first counts."""
+    """The products that match, with their twins and with paths of ours; of one key the first counts.
+
+    With ``here`` their files are to lie in our own tree.
+    """
     made: Products = {}
-    reader = _Reader(name)
+    reader = _Reader(name, {KINDS[kind] for kind in kinds}, here=here)
     for document in documents:
         for key, product in objects(document, "products"):
             if not _matches(product, match):
@@ -81,7 +92,7 @@ def overlaid(
                 reader.leave(why, key)
             elif versions := reader.versions(key, product):
                 made[key] = reader.product(key, product, versions)
-            else:
+            elif {*kinds} == {*KINDS}:  # else it may be of the other kind
                 reader.leave("no client lists any image of it", key)
     return made, reader.left
 
@@ -120,8 +131,8 @@ def _unusable(key: str, product: Mapping[str, object]) -> str:
 class _Reader:
     """Reads one upstream, and remembers which fingerprints it saw and what it left out."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, types: Collection[str], *, here: bool) -> None:
+        self._name, self._types, self._here = name, types, here
         self._marks = set[tuple[str, str]]()
         self._files = dict[Json, tuple[Json, Json]]()  # path -> what is said of it
         self.left: list[Left] = []
@@ -159,13 +170,15 @@ class _Reader:
         """The items of a version that clients list, none when they list nothing of it."""
         good: dict[str, Item] = {}
         for label, item in objects(version, "items"):
-            if str(item.get("ftype")) not in _KNOWN:
+            if str(item.get("ftype")) not in _KNOWN or not self._is_of_kind(item):
                 continue  # manifests and whatever else there is for others
             made = _item(item, self._name)
             if not _is_short(label):
                 self.leave("its name is no short, printable text", f"{where} {label}")
             elif made is None:
                 self.leave("its path, size or sha256 is none", f"{where} {label}")
+            elif self._here and not all(map(_PART.fullmatch, str(item["path"]).split("/"))):
+                self.leave("its path has other characters than files here have", f"{where} {label}")
             elif self._files.setdefault(made["path"], file := (made["size"], made["sha256"])) != file:
                 self.leave("its path is there with another size or sha256", f"{where} {label}")
             else:
@@ -182,6 +195,13 @@ class _Reader:
         return (
             {**listed, **{_free(ftype, listed): item for ftype, item in metadata.items()}} if listed else {}
         )
+
+    def _is_of_kind(self, item: Mapping[str, object]) -> bool:
+        ftype = str(item.get("ftype"))
+        if ftype in UNIFIED.values():
+            of = item.get("combined_type", TYPES[0])
+            return of in self._types or of not in TYPES  # the second is to be named
+        return ftype not in ROOTS or ROOTS[ftype][0] in self._types
 
     def _is_listed(self, where: str, item: Item, metadata: Mapping[str, Item]) -> bool:
         """Whether each client makes an image of a root or unified item; without metadata not worth a word."""

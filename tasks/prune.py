@@ -5,19 +5,22 @@ drops it from what the world sees. Time is passed in.
 """
 
 import itertools
+from collections.abc import Collection
 from datetime import datetime
 
 from tasks import files, frozen
 from tasks.catalogue import Catalogue
 from tasks.decisions import Decisions
 from tasks.layout import Layout
+from tasks.ledgers import forget
+from tasks.overlay import TOP
 from tasks.settings import Settings
 from tasks.state import Ledger, latest_name, load, load_all, save, snapshots, taken
 from tasks.words import counted
 
 
 def due(layout: Layout, settings: Settings, word: Decisions, now: datetime) -> tuple[list[str], list[str]]:
-    """The image paths and the snapshots whose time has come; reads only.
+    """The images and files of upstreams, by path, and the snapshots whose time has come; reads only.
 
     While a snapshot is pinned no image goes, nor before its end is seen in the catalogue: what it
     undid may be listed again.
@@ -56,8 +59,19 @@ def prune(layout: Layout, settings: Settings, word: Decisions, now: datetime) ->
             save(layout.ledger(ledger.product), Ledger(ledger.product, stay))
     if old:  # what leads there goes first
         frozen.show(layout, word.dated(name for name in snapshots(layout) if name not in old))
+    _drop(layout, {path for path in doomed if path.startswith(f"{TOP}/")})
     for name in old:
         frozen.drop(layout, name)
     lapsing = load(layout.lapsing, dict[str, int]) or {}
     save(layout.lapsing, {path: since for path, since in lapsing.items() if path not in doomed})
-    return f"{counted(len(images), 'image')} and {counted(len(old), 'snapshot')} removed"
+    others = sum(path.startswith(f"{TOP}/") for path in images)
+    more = f", and {counted(others, 'file')} of upstreams" if others else ""
+    return f"{counted(len(images) - others, 'image')} and {counted(len(old), 'snapshot')} removed{more}"
+
+
+def _drop(layout: Layout, doomed: Collection[str]) -> None:
+    """Remove files of upstreams, and what is known of them."""
+    for path in sorted(doomed):
+        files.unlink(layout.public / path)
+        files.remove_empty((layout.public / path).parent, layout.public)
+    forget(layout, doomed)

@@ -11,14 +11,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks import files
+from msgspec.structs import replace
+
+from tasks import files, stock, tree
 from tasks.audit import Audit, audit
 from tasks.catalogue import Catalogue
 from tasks.errors import TreeError
+from tasks.hashed import file_of
 from tasks.image import Image, Product
 from tasks.layout import SITE_ID, Layout
+from tasks.overlay import TOP
 from tasks.plan import Wish
-from tasks.state import Failure, Ledger, Mirrored, Offers, Quarantine, listing, load, save
+from tasks.state import (
+    Failure,
+    Followed,
+    Held,
+    Ledger,
+    Mirrored,
+    Offers,
+    Quarantine,
+    Record,
+    listing,
+    load,
+    save,
+)
 from tasks.threads import CORES, together
 
 WRITERS = 16  # threads that wait for the disk to sync a ledger, which it does for many at once
@@ -32,6 +48,10 @@ RECORDS: Mapping[str, tuple[type[Any], str]] = {
     "polls.json": (dict[str, int], "it only counts polls"),
     "wishes/*.json": (Wish, "the next poll asks for that product again"),
     "failures/*.json": (Failure, "a rejected build will be fetched and refused once more"),
+    "held/*.json": (Held, "the files of that upstream will be read again"),
+    "offered/*.json": (dict[str, Any], "the next poll asks that upstream for everything"),
+    "overlays/*.json": (dict[str, Any], "as above"),
+    "upstream/*.json": (Followed, "as above"),
     "mirrors/*.json": (Mirrored, "the next publish pushes to that mirror again"),
 }
 
@@ -74,24 +94,54 @@ def rebuild(layout: Layout, say: Say) -> Rebuilt:
     for path in sorted({*listing(layout.state / "ledger")} - {path for path, _ in ledgers}):
         files.unlink(path)
         say(f"{path}: removed, for the tree has no image of that product")
+    aside = _others(layout, say)
     _mend(layout, say)
     count = sum(map(len, good.values()))
-    return Rebuilt(len(good), count, sum(one.size for one in read), len(read) - count)
+    return Rebuilt(len(good), count, sum(one.size for one in read), len(read) - count + aside)
 
 
 def _set_aside(layout: Layout, found: Audit) -> str:
     """Move a damaged image out of the tree, by one rename; returns what to say of it."""
-    wanted = target = layout.damaged / found.path.removeprefix("images/")
-    count = 0
     with files.disk("set aside"):
-        while target.exists():
-            count += 1
-            target = wanted.with_name(f"{wanted.name}.{count}")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = _free(layout.damaged / found.path.removeprefix("images/"))
         (layout.public / found.path).rename(target)
     files.remove_empty((layout.public / found.path).parent, layout.public)
     more = f", and {len(found.damage) - 1} more" if len(found.damage) > 1 else ""
     return f"{found.damage[0]}{more}; set aside in {target}"
+
+
+def _others(layout: Layout, say: Say) -> int:
+    """Read the files of upstreams again, and set aside what is not as it came; returns how many those are.
+
+    What came stands in a record, else in the documents that list it.
+    """
+    count = 0
+    for name in sorted({path.name for path in (layout.public / TOP).glob("*")}):
+        place = layout.held(name)
+        held = _record(place, Held) or Held()
+        known = {**stock.files(tree.overlaid(layout.public, name)), **held.files}
+        paths = sorted(tree.sizes_of(layout.public, f"{TOP}/{name}"))
+        read = together(lambda path: file_of(layout.public / path), paths, CORES)
+        here = dict(zip(paths, read, strict=True))
+        for path in [path for path in paths if known.get(path, here[path]) != here[path]]:
+            count += 1
+            del here[path]
+            with files.disk("set aside"):
+                target = _free(layout.damaged / path)
+                (layout.public / path).rename(target)
+            say(f"{path}: is not what it was; set aside in {target}")
+        save(place, replace(held, files=here, done=held.done if here == held.files else ""))
+    return count
+
+
+def _free(wanted: Path) -> Path:
+    """A path that nothing has, in a directory that is there."""
+    target, count = wanted, 0
+    while target.exists():
+        count += 1
+        target = wanted.with_name(f"{wanted.name}.{count}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _ledger(layout: Layout, product: Product, images: list[Image]) -> Ledger:
@@ -99,7 +149,8 @@ def _ledger(layout: Layout, product: Product, images: list[Image]) -> Ledger:
 
     That may speak of a newer build of equal bytes, which the next publication would fetch once more.
     """
-    known = {image.serial: image for image in (_known(layout.ledger(product)) or Ledger(product)).images}
+    before = _record(layout.ledger(product), Ledger) or Ledger(product)
+    known = {image.serial: image for image in before.images}
     found = Ledger(product)
     for image in images:
         old = known.get(image.serial, image)
@@ -108,9 +159,9 @@ def _ledger(layout: Layout, product: Product, images: list[Image]) -> Ledger:
     return found
 
 
-def _known(path: Path) -> Ledger | None:
+def _record(path: Path, kind: type[Record]) -> Record | None:
     try:
-        return load(path, Ledger)
+        return load(path, kind)
     except TreeError:
         return None
 

@@ -16,6 +16,7 @@ from tasks.state import (
     Document,
     Failure,
     Followed,
+    Held,
     Ledger,
     Mirrored,
     Offers,
@@ -27,6 +28,7 @@ from tasks.state import (
 from tasks.words import counted
 
 SHOWN = 20  # lines of one sort before the rest is only counted
+WRONG = 5  # files of one upstream, likewise
 
 
 def faults(layout: Layout, settings: Settings) -> list[str]:
@@ -42,6 +44,11 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
         followed = load(layout.followed(upstream.name), Followed)
         if followed and followed.failed:
             found.append(f"upstream {upstream.name}: {followed.failed}")
+        held = load(layout.held(upstream.name), Held) if upstream.is_mirrored else None
+        why = list(held.failed.values()) if held else []
+        found += [f"upstream {upstream.name}: {one}" for one in why[:WRONG]]
+        if len(why) > WRONG:
+            found.append(f"upstream {upstream.name}: and {counted(len(why) - WRONG, 'more file')}")
     for mirror in settings.mirror:
         known = load(layout.mirrored(mirror.name), Mirrored)
         if known and known.failed:
@@ -201,6 +208,8 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str
     url: str
     products: int  # exposed
+    files: int | None = None  # that lie here, of a mirrored one
+    missing: int = 0  # files that did not come
     documents: tuple[Document, ...] = ()  # where these come from
     failed: str = ""  # why there is nothing newer
 
@@ -211,9 +220,17 @@ def upstreams(layout: Layout, settings: Settings) -> list[Beside]:
     for one in settings.upstream:
         known = load(layout.followed(one.name), Followed) or Followed()
         documents = tuple(document for _, document in sorted(known.documents.items()))
-        count = exposed.get(one.name, 0)
+        held = (load(layout.held(one.name), Held) or Held()) if one.is_mirrored else None
         rows.append(
-            Beside(upstream=one.name, url=one.url, products=count, documents=documents, failed=known.failed)
+            Beside(
+                upstream=one.name,
+                url=one.url,
+                products=exposed.get(one.name, 0),
+                files=len(held.files) if held else None,
+                missing=len(held.failed) if held else 0,
+                documents=documents,
+                failed=known.failed,
+            )
         )
     return rows
 
@@ -222,12 +239,14 @@ def provenance(rows: Iterable[Beside]) -> list[str]:
     """Upstreams for people: what is exposed of each, and by which signed documents."""
     lines = []
     for row in rows:
-        lines.append(f"upstream {row.upstream}: {counted(row.products, 'product')} of {row.url}")
+        here = "" if row.files is None else f", {counted(row.files, 'file')} here"
+        lines.append(f"upstream {row.upstream}: {counted(row.products, 'product')} of {row.url}{here}")
         lines += [
             f"    {one.url}" + (f" of {one.updated}" if one.updated else "") + f", signed by {one.key}"
             for one in row.documents
         ]
         lines += [f"    failed: {row.failed}"] if row.failed else []
+        lines += [f"    failed: {counted(row.missing, 'file')} did not come"] if row.missing else []
     return lines
 
 

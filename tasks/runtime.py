@@ -33,7 +33,7 @@ from tasks.journal import Journal
 from tasks.layout import Layout
 from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
-from tasks.settings import Settings
+from tasks.settings import Settings, Share
 from tasks.state import PRIVATE, Failure, Ledger, Offers, decisions, load, load_all, save
 from tasks.words import counted
 
@@ -223,7 +223,8 @@ class Run:
         if self.settings.upstream and not self.options.job:
             from tasks.follow import follow  # noqa: PLC0415 - as above
 
-            said += follow(self.layout, self.settings.upstream)
+            shrink = Share(100) if self.options.allow_shrink else self.settings.site.max_shrink
+            said += follow(self.layout, self.settings.upstream, shrink)
         return "; ".join(said)
 
     def _poll(self) -> str:
@@ -335,8 +336,8 @@ class Run:
 
     @guarded
     def ledgers(self) -> str:
-        """A mark of all ledgers that changes whenever one of them does."""
-        return files.stamp(self.layout.state / "ledger")
+        """A mark of all records of what lies here, that changes whenever one of them does."""
+        return files.stamp(self.layout.state / "ledger") + files.stamp(self.layout.state / "held")
 
     def alone(self, said: str) -> str | TaskFailed:
         """Exit 1 for a step that failed softly and was asked for by name, without ``publish`` to tell."""

@@ -261,8 +261,15 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     ]
     keyring: Path
     match: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] = ("*",)
-    mode: Literal["overlay"] = "overlay"
+    mode: Literal["overlay", "mirror"] = "overlay"
+    kinds: Annotated[tuple[Literal["container", "vm"], ...], Meta(min_length=1)] = ("container", "vm")
+    keep: Annotated[int, Meta(ge=0)] = 0  # newest versions of each product, 0 for all that it lists
     ca: Path | None = None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether its files are brought here."""
+        return self.mode == "mirror"
 
 
 class Lxc(msgspec.Struct, frozen=True, kw_only=True):

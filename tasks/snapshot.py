@@ -13,7 +13,7 @@ from tasks import files, frozen, tree, trees
 from tasks.catalogue import Catalogue
 from tasks.image import Image
 from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, Layout
-from tasks.state import Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
+from tasks.state import Held, Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
 def snapshot(layout: Layout, now: datetime, wanted: str = "auto", *, compat: bool = False) -> str:
@@ -75,12 +75,22 @@ def mark_lapsing(layout: Layout, now: datetime) -> None:
     stamp = int(now.timestamp())
     held = (load(layout.quarantine, Quarantine) or Quarantine()).products  # exposed as they were: named still
     delisted = (one.path for one in _placed(layout) if one.path not in listed and one.product.key not in held)
-    save(layout.lapsing, {path: before.get(path, stamp) for path in delisted})
+    gone = [*delisted, *_unnamed(layout)]
+    save(layout.lapsing, {path: before.get(path, stamp) for path in gone})
 
 
 def _placed(layout: Layout) -> Iterator[Image]:
     for ledger in load_all(layout.state / "ledger", Ledger):
         yield from ledger.images
+
+
+def _unnamed(layout: Layout) -> Iterator[str]:
+    """The files of upstreams that lie here and that no index names any more."""
+    records = list(load_all(layout.state / "held", Held))
+    named = tree.brought(layout.public) if records else set()
+    for one in records:
+        stay = named.union(one.waiting) if one.kept else ()
+        yield from (path for path in one.files if path not in stay)
 
 
 def _new_name(layout: Layout, now: datetime) -> str:

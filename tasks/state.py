@@ -13,7 +13,7 @@ import msgspec
 from tasks import config, files
 from tasks.decisions import Decisions
 from tasks.errors import SettingsError, TreeError
-from tasks.image import Image, Product
+from tasks.image import File, Image, Product
 from tasks.layout import SNAPSHOT, Layout
 from tasks.plan import Asked, Wish
 from tasks.schema import Fault
@@ -117,6 +117,16 @@ class Followed(msgspec.Struct, frozen=True, kw_only=True):
     marks: Mapping[str, str] = msgspec.field(default_factory=dict)  # file -> ETag and SHA-256 of it
     notes: tuple[str, ...] = ()  # what was left out
     documents: Mapping[str, Document] = msgspec.field(default_factory=dict)  # by their names without suffix
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files of an upstream lie here, by their paths below ``public``."""
+
+    files: Mapping[str, File] = msgspec.field(default_factory=dict)
+    waiting: tuple[str, ...] = ()  # those of versions that are not whole yet, and so not listed
+    failed: Mapping[str, str] = msgspec.field(default_factory=dict)  # path -> why it is not here
+    done: str = ""  # a mark of what was wanted when all of it was here
+    kept: bool = True  # whether they are to lie here at all
 
 
 def load(path: Path, kind: type[Record]) -> Record | None:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from tasks import files, lxcindex, streams
+from tasks import files, lxcindex, stock, streams, trees
 from tasks.errors import TreeError
+from tasks.hashed import settle
 from tasks.image import SOURCE, Image
 from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, STREAMS, STREAMS_TWIN, Layout
 from tasks.overlay import TOP
@@ -73,10 +74,49 @@ def others(public: Path) -> dict[str, int]:
     return {name: len(of["products"]) for name, of in named if name != "images"}
 
 
-def elsewhere(public: Path) -> dict[str, int]:
-    """Every file that lies at an upstream, with the bytes that this says it has."""
-    found = (streams.sizes(overlaid(public, name)) for name in overlays(public))
+def elsewhere(public: Path, but: Collection[str] = ()) -> dict[str, int]:
+    """Every file that a tree lists of upstreams, with the bytes that these say it has; of some not."""
+    found = (streams.sizes(overlaid(public, name)) for name in overlays(public) if name not in but)
     return {path: size for one in found for path, size in one.items() if path.startswith(f"{TOP}/")}
+
+
+def brought(public: Path) -> set[str]:
+    """The files that a tree lists of upstreams and has itself."""
+    return elsewhere(public).keys() & sizes_of(public, TOP).keys()
+
+
+def bring_back(shown: Path, public: Path, staging: Path) -> set[str]:
+    """Give a tree the files of upstreams that a snapshot lists and has; says which it had not."""
+    lost = {path for path in brought(shown) if not _is_same(shown / path, public / path)}
+    if lost:
+        again = staging / f"{TOP}:again"
+        if again.exists():
+            files.remove(again, staging)
+        trees.link(shown / TOP, again)
+        for path in sorted(lost):
+            settle(again / path.removeprefix(f"{TOP}/"), public / path)
+        files.remove(again, staging)
+    return lost
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, or of a file and what a snapshot has of it."""
+    here, there = files.status(one), files.status(other)
+    marks = {(seen.st_size, seen.st_mtime_ns) for seen in (here, there) if seen}
+    return bool(here and there) and len(marks) == 1
+
+
+def there(public: Path, products: Mapping[str, Json]) -> dict[str, Json]:
+    """What a tree can list of these products: versions all of whose files it has, with their sizes."""
+    sizes = sizes_of(public, TOP)
+    named = stock.files(products)
+    return stock.listed(products, 0, {path: of for path, of in named.items() if sizes.get(path) == of.size})
+
+
+def sizes_of(public: Path, top: str) -> dict[str, int]:
+    """The files below a directory of a tree, with their bytes; none where it does not exist."""
+    found = files.sizes(public / top) if (public / top).is_dir() else {}
+    return {f"{top}/{path}": size for path, size in found.items()}
 
 
 def listed_products(public: Path) -> set[str]:

@@ -7,24 +7,36 @@ indexes, and whether they speak of these images.
 """
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from tasks import files, lxcindex, page, streams, xdelta
+from tasks import files, lxcindex, page, stock, streams, xdelta
 from tasks.audit import Audit, audit
 from tasks.errors import ProgramMissing, SettingsError, TreeError
-from tasks.image import METADATA, SUMS, UNIFIED_VM, Image
+from tasks.hashed import file_of
+from tasks.image import METADATA, SUMS, UNIFIED_VM, File, Image
 from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, STREAMS, STREAMS_TWIN, Layout
+from tasks.overlay import TOP
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
 from tasks.schema import listed_items
 from tasks.settings import Lxc, Page
 from tasks.sign import Verifier, certificates, is_whole
 from tasks.threads import CORES, apart, together
-from tasks.tree import elsewhere, listed_paths, lists, overlays, page_of, protocol_files, protocols_of
+from tasks.tree import (
+    elsewhere,
+    listed_paths,
+    lists,
+    overlaid,
+    overlays,
+    page_of,
+    protocol_files,
+    protocols_of,
+    sizes_of,
+)
 from tasks.words import counted
 
 DEPTH = 6  # images/<os>/<release>/<arch>/<variant>/<serial>
@@ -52,11 +64,19 @@ class Verified(msgspec.Struct):
         )
 
 
-def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say, own: Page) -> Verified:
+def verify(  # noqa: PLR0913, PLR0917 - what, by which keys, and what the configuration says of it
+    layout: Layout,
+    lxc: Lxc,
+    verifier: Callable[[], Verifier],
+    say: Say,
+    own: Page,
+    mirrored: Container[str] = (),
+) -> Verified:
     """Hold everything against everything else; ``say`` is given a line for each fault.
 
     ``own`` is how the page should be made, if it does not say otherwise; its template it cannot say.
-    Raises TreeError when nothing is exposed, or when it cannot be listed or went away meanwhile.
+    ``mirrored`` are the upstreams all of whose files have to be here; of others, those that are. Raises
+    TreeError when nothing is exposed, or when it cannot be listed or went away meanwhile.
     """
     with files.disk("read"):
         if not layout.latest.exists():
@@ -66,7 +86,7 @@ def verify(layout: Layout, lxc: Lxc, verifier: Callable[[], Verifier], say: Say,
         ring = files.read(layout.keyring)
     except TreeError:  # not for everybody; who the keys are of is not asked then
         ring = None
-    found = _Verification(tree, verifier(), say, ring, own).all(lxc)
+    found = _Verification(tree, verifier(), say, ring, own).all(lxc, mirrored)
     if not tree.exists():
         raise TreeError(f"{tree} was pruned while it was read; verify again")
     return found
@@ -83,7 +103,7 @@ class _Verification:
         self._damaged: set[str] = set()
         self._done = Verified()
 
-    def all(self, lxc: Lxc) -> Verified:
+    def all(self, lxc: Lxc, mirrored: Container[str]) -> Verified:
         """Images first: the indexes are held against them."""
         self._read_images()
         names, before = lists(self._tree), self._done.faults
@@ -96,6 +116,7 @@ class _Verification:
         self._people()
         for of in ("", *names):
             self._items(STREAMS / of / streams.IMAGES)
+        self._brought(mirrored)
         plain = sorted(str(path) for path in indexes & present)
         readers = dict.fromkeys(names, CLIENTS)
         said = prove_tree(lambda path: self._read(PurePosixPath(path)), self._size_of, plain, lists=readers)
@@ -284,6 +305,24 @@ class _Verification:
                 for key in sorted(key for key in wanted | named if wanted.get(key) != named.get(key)):
                     self._fault(path, f"{of}: {key} is not that of {where.parent}")
 
+    def _brought(self, mirrored: Container[str]) -> None:
+        """Every file of an upstream that lies here, against what its signed list says of it."""
+        for name in self._others:
+            listed = stock.files(overlaid(self._tree, name))
+            here = sizes_of(self._tree, f"{TOP}/{name}")
+            if name in mirrored:
+                for path in sorted(listed.keys() - here.keys()):
+                    self._fault(path, "is missing")
+            wanted = sorted(listed.keys() & here.keys())
+            for path, found in apart(partial(_file, self._tree), wanted, CORES):
+                if isinstance(found, File) and found == listed[path]:
+                    self._done.files += 1
+                    self._done.size += found.size
+                elif isinstance(found, File):
+                    self._fault(path, f"is not the file that {STREAMS}/{name}.json names")
+                else:
+                    self._fault(path, found or "the process that read it died; is the disk bad?")
+
     def _deltas(self) -> None:
         """Every delta whose base is there, decoded; only what both images say of themselves counts.
 
@@ -317,6 +356,14 @@ class _Verification:
         directory, _, name = path.rpartition("/")
         image = self._images.get(directory)
         return image.files[name].size if image and name in image.files else self._sizes.get(path)
+
+
+def _file(tree: Path, path: str) -> File | str:
+    """What a file is, or why it cannot be read."""
+    try:
+        return file_of(tree / path)
+    except TreeError as error:
+        return f"cannot be read: {error}"
 
 
 def _audit(tree: Path, verifier: Verifier, path: str) -> Audit:

@@ -1,7 +1,8 @@
-"""The door to other web servers than Jenkins: one small file, asked for only if it changed.
+"""The door to other web servers than Jenkins: one small file, asked for only if it changed, or a large one.
 
-Proxies come from the environment. What is fetched is trusted for nothing here: signatures are checked
-by whoever asked. The site's lock is held meanwhile, so whatever a server does, it has only so much time.
+Large ones come as artifacts do: resumed, and given up when they are too slow (``jenkins.client``).
+Proxies come from the environment. What is fetched is trusted for nothing here: signatures and hashes are
+checked by whoever asked. The site's lock is held meanwhile, so what is small has only so much time.
 """
 
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
+from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -16,6 +18,8 @@ from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from jenkins.client import Client, Sink
+from jenkins.errors import JenkinsError
 from tasks.errors import UpstreamError
 from tasks.threads import ahead
 
@@ -51,6 +55,7 @@ class Web:
         self._base, self._say = base.rstrip("/"), say
         self.limit, self.patience, self.quiet = LIMIT, PATIENCE, QUIET
         self._began = time.monotonic()
+        self._large = Client(base, ca=ca)
         self._session = requests.Session()
         self._session.trust_env = False  # else ~/.netrc would add credentials, and another CA go before ours
         self._session.proxies.update(get_environ_proxies(base))
@@ -104,6 +109,13 @@ class Web:
                     raise UpstreamError(f"{url}: slower than {SLOWEST} bytes a second, given up")
                 began, window = now, len(body)
         return bytes(body)
+
+    def download(self, path: str, sink: Sink) -> None:
+        """Stream a file to where its bytes are checked, from those on that it has; raises UpstreamError."""
+        try:
+            self._large.download(quote(path), sink)
+        except JenkinsError as error:
+            raise UpstreamError(str(error)) from error
 
 
 def _short(error: Exception) -> str:

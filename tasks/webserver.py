@@ -82,8 +82,11 @@ def nginx(
     agents = [
         f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None
     ]
-    others = []
+    others, here = [], ""
     for one in upstreams:
+        if one.is_mirrored:
+            here += f"    location /{TOP}/{one.name}/ {{\n    }}\n"
+            continue
         asked = _quoted(f"~^(?:/at/[^/]+)?/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
         others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
@@ -104,10 +107,12 @@ def nginx(
         "PROTOCOLS": PROTOCOLS,
         "BOUNDARY": BOUNDARY,
         "FIRST": FIRST,
+        "HERE": here,
     }
     maps, places = protocols.nginx(older)
     root = _quoted(str(tree.parent))
-    at = "" if web.tree else dated.nginx(root, lists=bool(agents), redirects=bool(others))
+    elsewhere = [one.name for one in upstreams if not one.is_mirrored]
+    at = "" if web.tree else dated.nginx(root, lists=bool(agents), elsewhere=elsewhere)
     text = (
         _HEAD
         + (_LISTS if agents else "")
@@ -117,7 +122,7 @@ def nginx(
         + (_HTTP if web.http else "")
     )
     text = text.replace("@CHOICE@", _CHOICE if agents else "").replace("@TYPES@", _TYPES)
-    text = text.replace("@REDIRECT@", _REDIRECT if others else "")
+    text = text.replace("@REDIRECT@", "@HERE@" + (_REDIRECT if others else ""))
     text = text.replace("@AUTH@", CLEAR + _AUTH if web.passwords else "")
     return re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text)  # once: what it puts in may look so
 

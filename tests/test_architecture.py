@@ -32,6 +32,7 @@ NOUNS = {
     "rest",
     "rsyncd",
     "schema",
+    "stock",
     "streams",
     "twin",
     "webserver",
@@ -44,6 +45,7 @@ VERBS = {
     "delta",
     "fetch",
     "follow",
+    "haul",
     "hook",
     "indexes",
     "make",
@@ -89,7 +91,7 @@ GLUE = {
     "commands",
     "demo",
 }
-FAR_SIDE = {"poll", "fetch", "hook", "plan", "demo", "runtime"}  # who may import jenkins
+FAR_SIDE = {"poll", "fetch", "hook", "plan", "demo", "runtime", "web"}  # who may import jenkins
 # What a noun must not import or call: the world.
 WORLD = {
     "os",

@@ -240,7 +240,7 @@ def test_what_comes_and_goes_there_comes_and_goes_here(followed: Site, ubuntu: U
     del product["versions"]["20200101"]
     del ubuntu.document["products"][JAMMY]
     ubuntu.write(DATA, released.text(ubuntu.document))
-    followed.publish()
+    followed.publish("--allow-shrink")
     assert [*images(followed)[NOBLE]["versions"]] == [*sorted(product["versions"])]
     assert JAMMY not in images(followed)
     assert JAMMY not in followed.json("streams/v1/index.json")["index"]["ubuntu"]["products"]
