@@ -7,7 +7,8 @@ index names a file that is not here. What a kill leaves out of the record is has
 
 import queue
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tasks import files, overlay, stock, streams, tree
@@ -24,6 +25,7 @@ from tasks.words import counted
 
 DOWNLOADS = 4  # files of one upstream that come at once
 PATIENCE = 5.0  # seconds without any file after which whoever waits gets a word in
+LIMIT = 600.0  # seconds without a byte of any file, and the rest is left to the next run: the lock is held
 TRIALS = 5  # transfers that fail one after the other, and the server is left alone until the next run
 
 
@@ -85,7 +87,8 @@ class Haul:
         self._here = _present(layout, of.name)
         self._failed = dict((load(layout.held(of.name), Held) or Held()).failed)
         self._stop = False
-        self._count = self._size = 0
+        self._count = self._size = self._troubles = 0
+        self.limit, self._seen, self._grown = LIMIT, -1, time.monotonic()
 
     def arrive(self) -> Iterator[None]:
         """Fetch what is missing, and yield with every file, and every few seconds without one."""
@@ -108,24 +111,44 @@ class Haul:
                 arrived.put((path, None))
 
         ahead(fetch, missing, DOWNLOADS)
-        left, troubles = len(missing), 0
+        left = len(missing)
         while left:
             try:
                 path, error = arrived.get(timeout=PATIENCE)
             except queue.Empty:
+                if self._is_stuck(missing):
+                    return
                 yield
                 continue
             left -= 1
-            if error is None:
-                self._here[path] = missing[path]
-                self._count, self._size, troubles = self._count + 1, self._size + missing[path].size, 0
-            elif isinstance(error, PublishError):
-                troubles += isinstance(error, UpstreamError)
-                self._stop |= isinstance(error, TreeError) or troubles >= TRIALS
-                self._failed[path] = str(error)
-            elif not isinstance(error, _Stopped):
-                raise error
+            self._note(path, missing[path], error)
             yield
+
+    def _note(self, path: str, file: File, error: BaseException | None) -> None:
+        """What became of a file; raises what is nobody's fault but ours."""
+        if error is None:
+            self._here[path] = file
+            self._count, self._size, self._troubles = self._count + 1, self._size + file.size, 0
+        elif isinstance(error, PublishError):
+            self._troubles += isinstance(error, UpstreamError)
+            self._stop |= isinstance(error, TreeError) or self._troubles >= TRIALS
+            self._failed[path] = str(error)
+        elif not isinstance(error, _Stopped):
+            raise error
+
+    def _is_stuck(self, missing: Mapping[str, File]) -> bool:
+        """Whether a server holds us up: bit by bit, or with headers, where no transfer looks at the clock."""
+        with files.disk("look at"):
+            parts = (self._layout.parts / self._of.name).glob("*")
+            size = self._size + sum(seen.st_size for path in parts if (seen := files.status(path)))
+        if size != self._seen:
+            self._seen, self._grown = size, time.monotonic()
+        if time.monotonic() - self._grown < self.limit:
+            return False
+        self._stop = True
+        still = next(path for path, file in missing.items() if self._here.get(path) != file)
+        self._failed[still] = f"{self._of.url}: nothing came for {self.limit:.0f} s"
+        return True
 
     def settle(self) -> str:
         """Note what is here, and let the versions that are whole be listed; says what came."""

@@ -7,6 +7,7 @@ was done is in LOG, a line each, so that a test can tell which phase was hit.
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 EVENTS = {
@@ -21,16 +22,17 @@ EVENTS = {
 def main() -> None:
     log, root, wanted, number = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     lines = open(log, "a", buffering=1)  # noqa: SIM115 - until the end
-    seen = 0
+    seen, one_by_one = 0, threading.Lock()
 
     def strike(operation: str, path: str) -> None:
         nonlocal seen
         if operation != wanted or not path.startswith(root):
             return
-        seen += 1
-        lines.write(f"{operation} {path.removeprefix(root)}\n")
-        if seen == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with one_by_one:
+            seen += 1
+            lines.write(f"{operation} {path.removeprefix(root)}\n")
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def hook(event: str, arguments: tuple) -> None:
         if event in EVENTS:

@@ -24,7 +24,11 @@ from test_kill import copied, run
 from test_serverconfig import generated, get
 from test_upstream import DATA, INDEX, JAMMY, NOBLE, OURS, Ubuntu, alone, images, new_key, plain, table
 
-from tasks import mirror
+from tasks import mirror, settings
+from tasks.follow import follow
+from tasks.haul import Haul
+from tasks.layout import Layout
+from tasks.state import Held, load
 
 TOP = "upstream/ubuntu"
 LONG = 90  # seconds that a publication may take on a busy machine until it is where it is to be stopped
@@ -285,6 +289,24 @@ def test_a_server_that_is_gone_is_not_asked_for_every_file(site: Site, ubuntu: U
     done = site.publish(code=1)
     assert "failed: upstream ubuntu: " in done.out
     assert len({path for path, _ in cut.asked if not path.startswith("streams")}) < 12
+
+
+def test_a_server_that_says_nothing_holds_nobody_up(site: Site, ubuntu: Ubuntu, cut: Cutting) -> None:
+    items = [*ubuntu.document["products"][NOBLE]["versions"].values()][-1]["items"]
+    cut.stall |= {items[name]["path"]: 0 for name in ("disk1.img", "root.tar.xz", "squashfs", "lxd.tar.xz")}
+    layout = Layout(site.root)
+    match = ("ubuntu/24.04/amd64",)
+    of = settings.Upstream(name="ubuntu", url=cut.url, keyring=ubuntu.key.public, mode="mirror", match=match)
+    follow(layout, [of], settings.Share(100))
+    coming = Haul(layout, of)
+    coming.limit = 0.5
+    begun = time.monotonic()
+    assert len([*coming.arrive()]) < 5
+    assert "missing" in coming.settle()
+    assert time.monotonic() - begun < LONG / 2
+    held = load(layout.held("ubuntu"), Held)
+    assert held
+    assert [*held.failed.values()] == [f"{cut.url}: nothing came for 0 s"]
 
 
 def test_a_full_disk_is_one_line_and_keeps_ours_from_nobody(site: Site, ubuntu: Ubuntu) -> None:
