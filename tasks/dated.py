@@ -7,6 +7,7 @@ snapshot is kept. Mirrors have the newest alone.
 import re
 from collections.abc import Iterable
 
+
 def nginx(root: str, *, lists: bool, elsewhere: Iterable[str]) -> str:
     """The location; ``root`` is quoted, and what is between @ is filled in with the rest.
 

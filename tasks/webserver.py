@@ -82,12 +82,13 @@ def nginx(
     agents = [
         f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None
     ]
-    others, here = [], ""
+    others, elsewhere, here = [], [], ""
     for one in upstreams:
         if one.is_mirrored:
             here += f"    location /{TOP}/{one.name}/ {{\n    }}\n"
             continue
         asked = _quoted(f"~^(?:/at/[^/]+)?/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
+        elsewhere.append(one.name)
         others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
         "TREE": _quoted(str(tree)),
@@ -111,7 +112,6 @@ def nginx(
     }
     maps, places = protocols.nginx(older)
     root = _quoted(str(tree.parent))
-    elsewhere = [one.name for one in upstreams if not one.is_mirrored]
     at = "" if web.tree else dated.nginx(root, lists=bool(agents), elsewhere=elsewhere)
     text = (
         _HEAD
