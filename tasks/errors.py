@@ -38,7 +38,9 @@ class ProgramFailed(PublishError):  # noqa: N818 - reads as the sentence it make
 
     def __init__(self, argv: Sequence[str], code: int | str, stderr: str) -> None:
         self.argv, self.code, self.stderr = tuple(argv), code, stderr
-        said = "; ".join(line.strip() for line in stderr.splitlines()[:3] if line.strip())
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        cause = next((n for n, line in enumerate(lines) if line.startswith("Error:")), 0)  # lxc greets before
+        said = "; ".join(lines[cause : cause + 3])
         ended = f"{argv[0]} {'ended with ' if str(code).startswith('code') else ''}{code}"
         super().__init__(ended + (f": {said[:400]}" if said else ""))
 

@@ -127,6 +127,10 @@ def _import(asked: Asked) -> Ended:
         raise SettingsError([f"{given}: name an image, {daemon}:ALIAS"])
     _begin(run, dry=asked.dry)
     with files.scratch(None if asked.dry else run.layout.staging) as directory:
+        if asked.dry:
+            run.say(
+                "import", f"{given}: exported to {directory} for a look; TMPDIR names another place"
+            )
         one = export(daemon, image, directory, () if asked.dry else [run.lock()])
         return _bring(run, asked, Foreign(directory), [one])
 

@@ -125,6 +125,8 @@ def export(daemon: str, image: str, directory: Path, keep: Collection[int]) -> F
     source = Foreign(directory)
     names = sorted(source.sorts(""))
     where = f"{daemon}:{shown(image)}"
+    if not names:
+        raise UpstreamError(f"{where} cannot be exported: {argv[0]} wrote nothing")
     if names != ["image", "image.root"]:
         return replace(single(names[0]), where=where, came=daemon)
     with source.file("image.root") as file:

@@ -13,6 +13,7 @@ from time import process_time
 
 import pytest
 from sites import Site, files
+from tools import need
 
 from tasks import hashed, take
 from tasks.errors import ImageRejected
@@ -217,3 +218,24 @@ def test_what_lies_beside_images_ends_no_import(site: Site) -> None:
         assert (site.latest / f"{latin}.txt").is_file()
     finally:
         subprocess.run(["rm", "-rf", base / "meta"], check=True)  # pytest cannot
+
+
+@pytest.mark.parametrize(("name", "client"), [("incus", "incus"), ("lxd", "lxc")])
+def test_why_a_daemons_image_does_not_come_is_said_at_once(site: Site, name: str, client: str) -> None:
+    """LXC's clients greet whoever runs them first, at greater length than is quoted of an error."""
+    need(client)
+    (home := site.base / "home" / name).mkdir(parents=True)
+    env = {"HOME": str(home), "LXD_DIR": str(home), "INCUS_DIR": str(home)}
+    text = said(site, f"--from={name}:none", code=2, env=env)
+    assert f"{name}:none cannot be exported: {client} ended with code 1: Error: Get " in text
+    assert "first time" not in text
+
+
+def test_an_export_of_nothing_is_said(site: Site) -> None:
+    (client := site.base / "bin/incus").parent.mkdir()
+    client.write_text("#!/bin/sh\n")
+    client.chmod(0o755)
+    env = {"PATH": f"{client.parent}:{os.environ['PATH']}", "TMPDIR": str(site.base)}
+    text = said(site, "--from=incus:a", "--dry-run", code=2, env=env)
+    assert "incus:a cannot be exported: incus wrote nothing" in text
+    assert f"exported to {site.base}/imagepress-" in text
