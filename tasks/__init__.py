@@ -9,8 +9,8 @@ people), rest and importurl (what older protocols ask for: protocols), webserver
 (what serves it), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
 check, delta), prune, haul (other servers' files), indexes (collect, write, prove), snapshot, purge, mirror;
-beside it bring (the road of an image that no Jenkins built: take), follow (other servers), and decide,
-preview, report, verify, rebuild.
+beside it bring (the road of an image that no Jenkins built: take; beside, for what lies there), follow (other
+servers), and decide, preview, report, verify, rebuild.
 Doors to the world: files (disk), trees (whole ones), frozen (snapshots of file systems), web (other
 servers), foreign (other people's), tree (the indexes of a tree), audit (an image's directory, read whole),
 programs (processes), xdelta, hashed (bytes that come in a stream), threads, sign (OpenPGP), state (the

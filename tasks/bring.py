@@ -17,8 +17,8 @@ from tasks import files, make, take
 from tasks.catalogue import Usable, kept
 from tasks.check import check, check_opened
 from tasks.decisions import BuildName
-from tasks.errors import ImageRejected, TreeError, UpstreamError
-from tasks.foreign import Foreign, Sort, shown
+from tasks.errors import ImageRejected, UpstreamError
+from tasks.foreign import Foreign
 from tasks.hashed import Staged
 from tasks.image import IMPORT, Image, Product, Source, serial_time
 from tasks.layout import Layout
@@ -210,32 +210,3 @@ def _signed(staged: Staged, verifier: Verifier) -> tuple[str, ...]:
 def is_there(found: Found, layout: Layout) -> bool:
     """Whether an image is in our tree under its name."""
     return bool(found.product and files.status(layout.public / found.product.path / found.serial))
-
-
-def keep_extras(source: Foreign, layout: Layout, *, dry: bool) -> Iterator[str]:
-    """Take over what else is served beside the images, where nothing of ours has that name; a line each.
-
-    Where there is no directory of images to lie beside, all of the tree is images.
-    """
-    if source.sorts("").get(take.IMAGES) is not Sort.DIRECTORY:
-        return
-    for path, why in take.extras(source):
-        try:
-            if why:
-                yield f"{source.shown(path)}: left: {why}"
-            elif _kept(source, path, layout.public / path, dry=dry):
-                yield f"{shown(path)}: {'would be ' if dry else ''}kept"
-        except (TreeError, UpstreamError) as error:
-            yield f"{source.shown(path)}: left: {error}"
-
-
-def _kept(source: Foreign, path: str, target: Path, *, dry: bool) -> bool:
-    """Whether one file was taken over, or would be: not where there is one."""
-    if files.status(target):
-        return False
-    if not dry:
-        with files.disk("make"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with source.file(path) as file:
-            files.link_open(file, target)
-    return True

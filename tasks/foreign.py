@@ -15,6 +15,8 @@ from typing import BinaryIO
 from tasks.errors import UpstreamError
 
 CHUNK = 1 << 20  # bytes
+LOST = "lost+found"  # at the top of an ext4
+NOT_OURS = "it belongs to another user: chown it, or use --from"
 
 
 class Sort(Enum):

@@ -128,9 +128,7 @@ def _import(asked: Asked) -> Ended:
     _begin(run, dry=asked.dry)
     with files.scratch(None if asked.dry else run.layout.staging) as directory:
         if asked.dry:
-            run.say(
-                "import", f"{given}: exported to {directory} for a look; TMPDIR names another place"
-            )
+            run.say("import", f"{given}: exported to {directory} for a look; TMPDIR names another place")
         one = export(daemon, image, directory, () if asked.dry else [run.lock()])
         return _bring(run, asked, Foreign(directory), [one])
 
@@ -194,7 +192,7 @@ def _bring(run: runtime.Run, asked: Asked, source: Foreign, found: list[Found]) 
 
 def _keep_extras(run: runtime.Run, source: Foreign, *, dry: bool) -> None:
     """Take over what lies beside the images, a line each; of what would be taken, some."""
-    from tasks.bring import keep_extras  # noqa: PLC0415 - as above
+    from tasks.beside import keep_extras  # noqa: PLC0415 - as above
 
     lines = keep_extras(source, run.layout, dry=dry)
     for line in islice(lines, report.SHOWN if dry else None):

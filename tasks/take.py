@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tasks import archive, files, metadata, origin, programs
 from tasks.errors import ImageRejected, ProgramFailed, UpstreamError
-from tasks.foreign import Foreign, Sort, shown
+from tasks.foreign import LOST, NOT_OURS, Foreign, Sort, shown
 from tasks.hashed import Hashed, Staged, Staging
 from tasks.image import (
     COMBINED,
@@ -33,31 +33,20 @@ from tasks.image import (
     UNIFIED,
     Product,
 )
-from tasks.layout import KEY, LXC, SITE_ID, STREAMS, STREAMS_TWIN
+from tasks.layout import STREAMS
 from tasks.origin import Found
 
 CLIENTS = {"incus": "incus", "lxd": "lxc"}  # daemon -> the program that speaks to it
 EXPORT = 3600.0  # seconds for one image
 HEAD = 4  # bytes that tell a root's format; a tarball is what is no other
 MAGIC = {SQUASHFS: b"hsqs", DISK: b"QFI\xfb"}
-IMAGES = "images"
+TOP = "images"
 DEPTH = 4  # directories above the serial: os, release, arch, variant
 PLACE = "os/release/arch/variant/serial"
 RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
 INDEX_LIMIT = 64 << 20  # bytes of an images.json; Ubuntu's has 17 MiB, and its lists take 25 times as much
 IMG = "rootfs.img"  # what makes a unified image a VM
 LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
-# What a publisher writes itself, the reference or this one.
-WRITTEN = {"images", "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
-WRITTEN |= {"site", "snapshots", "latest", "state", "decisions.toml"}
-LEFT = {
-    "index.html": "ours takes its place (page.template makes it yours)",
-    ".well-known": "what begins with a dot is not served here",
-}
-EXTRAS_DEPTH = 32  # directories above a file beside the images
-LOST = "lost+found"  # at the top of an ext4
-OTHERS_READ, OTHERS_ENTER = 0o004, 0o005  # the modes of a file and of a directory that is for everybody
-NOT_OURS = "it belongs to another user: chown it, or use --from"
 UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
 
 
@@ -93,7 +82,7 @@ def find(source: Foreign, *, whole: bool) -> list[Found]:
     Who keeps a SHA256SUMS has not finished an image without one: of its product, or of the ``whole`` tree.
     """
     here = source.sorts("")
-    top = IMAGES if here.get(IMAGES) is Sort.DIRECTORY else ""
+    top = TOP if here.get(TOP) is Sort.DIRECTORY else ""
     found = list(_tree(source, top, (), _above(source, "", here, Above()) if top else Above()))
     if not any(one.paths for one in found):
         return [*found, *_streams(source, here)]
@@ -227,46 +216,6 @@ def _bring(file: BinaryIO, staging: Staging, name: str, how: How) -> None:
     if how is How.SEEN:
         with files.disk("link"):
             here.symlink_to(f"/proc/self/fd/{file.fileno()}")
-
-
-def extras(source: Foreign, path: str = "") -> Iterator[tuple[str, str]]:
-    """What a web server's operator put into a tree of the reference beside what that wrote.
-
-    The path of each, and why it is left, "" where it is not: it was not served, or is not his.
-    """
-    entries: Mapping[str, Sort] = {}
-    try:
-        if not (why := _not_served(source, path, OTHERS_ENTER)):
-            entries = source.sorts(path)
-    except UpstreamError as error:
-        why = str(error)
-    if why:
-        yield path, why
-    for name, sort in entries.items():
-        here = _join(path, name)
-        if here in LEFT:
-            yield here, LEFT[here]
-        if here in WRITTEN or here == LOST or name.startswith("."):
-            continue
-        if sort is Sort.DIRECTORY and here.count("/") == EXTRAS_DEPTH:
-            yield here, f"it lies deeper than {EXTRAS_DEPTH} directories"
-        elif sort is Sort.DIRECTORY:
-            yield from extras(source, here)
-        elif sort is not Sort.FILE:
-            yield here, f"it is a {sort.value}"
-        else:
-            yield here, _not_served(source, here, OTHERS_READ)
-
-
-def _not_served(source: Foreign, path: str, mode: int) -> str:
-    """Why no web server should have shown a file or directory, "" where it might have."""
-    try:
-        seen = source.status(path)
-    except UpstreamError as error:
-        return str(error)
-    if seen.st_mode & mode != mode:
-        return "it is not for everybody"
-    return "" if mode == OTHERS_ENTER or files.is_ours(seen) else NOT_OURS
 
 
 def _tree(source: Foreign, path: str, names: tuple[str, ...], above: Above) -> Iterator[Found]:

@@ -39,6 +39,7 @@ NOUNS = {
     "words",
 }
 VERBS = {
+    "beside",
     "bring",
     "check",
     "decide",
