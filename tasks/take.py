@@ -46,7 +46,9 @@ PLACE = "os/release/arch/variant/serial"
 RECORD_LIMIT = 1 << 20  # bytes of SHA256SUMS, .items.json, .requirements
 INDEX_LIMIT = 64 << 20  # bytes of an images.json; Ubuntu's has 17 MiB, and its lists take 25 times as much
 IMG = "rootfs.img"  # what makes a unified image a VM
-LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)  # as those of check
+# As those of check: of a unified image, and of metadata alone.
+LIMITS = archive.Limits(entries=5_000_000, unpacked=64 << 30, content=1 << 20)
+SMALL = archive.Limits(entries=10_000, unpacked=64 << 20, content=1 << 20)
 UNFINISHED = "it has no SHA256SUMS, as the others have: it was not finished"
 
 
@@ -131,7 +133,7 @@ def identify(source: Foreign, found: Found, product: Product | None, serial: str
     members: set[str] = set()
     path = next((found.paths[name] for name in (INCUS, LXD, *COMBINED) if name in found.paths), "")
     try:
-        told = _metadata(source, path, members) if path else {}
+        told = _metadata(source, path, members, alone=not {*COMBINED} & {*found.paths}) if path else {}
         if not product:
             product = Product(*metadata.product_fields(told))
         text = serial or metadata.serial_text(told)
@@ -150,12 +152,12 @@ def identify(source: Foreign, found: Found, product: Product | None, serial: str
     )
 
 
-def _metadata(source: Foreign, path: str, members: set[str]) -> Mapping[str, object]:
+def _metadata(source: Foreign, path: str, members: set[str], *, alone: bool) -> Mapping[str, object]:
     """What a tarball's metadata.yaml says; raises ValueError, and ImageRejected for what is no tarball."""
     try:
         text = archive.contents(
             source.chunks(path),
-            LIMITS,
+            SMALL if alone else LIMITS,
             ["metadata.yaml"],
             see=lambda name, _: members.add(IMG) if name == IMG else None,  # of a million names no other
         )

@@ -239,3 +239,14 @@ def test_an_export_of_nothing_is_said(site: Site) -> None:
     text = said(site, "--from=incus:a", "--dry-run", code=2, env=env)
     assert "incus:a cannot be exported: incus wrote nothing" in text
     assert f"exported to {site.base}/imagepress-" in text
+
+
+def test_metadata_that_unpacks_without_end_is_left_soon(tmp_path: Path) -> None:
+    """What is no unified image has kilobytes of it; a bomb of 64 GiB would take minutes."""
+    put(tmp_path / "old", {"rootfs.squashfs": b"hsqs"})
+    with tarfile.open(tmp_path / "old/incus.tar.xz", "w:gz", compresslevel=1) as tar:
+        (info := tarfile.TarInfo("a")).size = 65 << 20
+        with open("/dev/zero", "rb") as zeros:
+            tar.addfile(info, zeros)
+    (found,) = take.alone(source := Foreign(tmp_path / "old"))
+    assert "unpacks to more than 64 MiB" in take.identify(source, found, None, "").fault
