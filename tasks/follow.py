@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tasks import files, overlay, stock, streams
-from tasks.errors import PublishError, UpstreamError
+from tasks.errors import PublishError, TreeError, UpstreamError
 from tasks.layout import Layout
 from tasks.proof import prove_streams
 from tasks.schema import Fault, objects, parsed
@@ -20,7 +20,7 @@ from tasks.settings import Share, Upstream
 from tasks.sign import signed_by
 from tasks.state import Document, Followed, load, save
 from tasks.web import Web
-from tasks.words import counted
+from tasks.words import counted, escaped
 
 INDEX = "streams/v1/index"
 SHORT = 100  # characters of a date that somebody else writes
@@ -35,17 +35,17 @@ def follow(layout: Layout, upstreams: Iterable[Upstream], shrink: Share) -> list
 def _follow(layout: Layout, of: Upstream, shrink: Share) -> str:
     place = layout.followed(of.name)
     data = layout.offered(of.name) if of.is_mirrored else layout.overlay(of.name)
-    known = load(place, Followed) or Followed()
+    known = _known(place)
     try:
         with files.disk("read"):
-            rules = files.digest(repr(of).encode() + of.keyring.read_bytes())
+            rules = files.digest(f"{overlay.EDITION} {of!r}".encode() + of.keyring.read_bytes())
         same = known.rules == rules and data.exists()
         asked = _Upstream(of, known if same else Followed(), place)
         found = asked.products()
         if found and same:
             _refuse_shrink(load(data, dict) or {}, found[0], shrink)
     except (PublishError, ValueError, RecursionError) as error:
-        why = " ".join(str(error).split())
+        why = escaped(" ".join(str(error).split()))
         save(place, msgspec.structs.replace(known, failed=why))
         return f"{of.name}: failed: {why}; what is there stays"
     if found is None:
@@ -56,7 +56,7 @@ def _follow(layout: Layout, of: Upstream, shrink: Share) -> str:
     if not of.is_mirrored:
         products = stock.newest(products, of.keep)
     changed = files.write_changed(data, streams.text(products))
-    notes, documents = tuple(overlay.said(left)), {**known.documents, **asked.documents}
+    notes, documents = (*asked.idle, *overlay.said(left)), {**known.documents, **asked.documents}
     documents = {where: document for where, document in documents.items() if where in asked.marks}
     save(place, Followed(url=of.url, rules=rules, marks=asked.marks, notes=notes, documents=documents))
     return f"{of.name}: {overlay.summary(products)}" + ("" if changed else ", no byte changed")
@@ -73,6 +73,14 @@ def _refuse_shrink(before: Collection[str], after: Collection[str], limit: Share
         )
 
 
+def _known(place: Path) -> Followed:
+    """What was asked before; where that is damaged all is asked again, as if it were new."""
+    try:
+        return load(place, Followed) or Followed()
+    except TreeError:
+        return Followed()
+
+
 class _Upstream:
     """One server, asked once."""
 
@@ -82,18 +90,25 @@ class _Upstream:
         self._web = Web(of.url, str(of.ca or ""))
         self.marks: dict[str, str] = {}  # file without suffix -> its ETag, and its digest
         self.documents: dict[str, Document] = {}  # those that are new
+        self.idle: list[str] = []  # what the configuration asks of it in vain
 
     def products(self) -> tuple[overlay.Products, list[overlay.Left]] | None:
         """What may stand beside ours of it, None when nothing is new."""
         index = self._signed(INDEX)
-        known = [one for one in self._before if one != INDEX]
-        places = known if index is None else overlay.places(self._document(INDEX, index))
-        texts = {place: self._signed(place) for place in places}
-        if {*places} == {*known} and all(text is None for text in texts.values()):
+        known = {one for one in self._before if one != INDEX}
+        named = {} if index is None else self._places(index)
+        texts = {place: self._signed(place) for place in named or known}
+        if texts.keys() == known and all(text is None for text in texts.values()):
             return None
-        for place in [place for place, text in texts.items() if text is None]:
-            texts[place] = self._signed(place, again=True)
+        named = named or self._places(self._signed(INDEX, again=True) or b"")
+        self.marks = {place: mark for place, mark in self.marks.items() if place in (INDEX, *named)}
+        texts = {place: texts.get(place) or self._signed(place, again=True) for place in named}
         documents = [self._document(place, text or b"") for place, text in texts.items()]
+        for place, document in zip(texts, documents, strict=True):
+            if why := overlay.misplaced(document, named[place]):
+                raise UpstreamError(
+                    f"{self.documents[place].url}: {why}: it is not the file that was asked for"
+                )
         of = self._of
         found, left = overlay.overlaid(documents, of.name, of.match, of.kinds, here=of.is_mirrored)
         found, more = overlay.Taken({}).spare(found)
@@ -101,7 +116,14 @@ class _Upstream:
         for place, document in zip(texts, documents, strict=True):
             of_it = tuple(sorted(key for key, _ in objects(document, "products") if key in found))
             self._note(place, products=of_it)
+        self.idle = overlay.idle(documents, self._of.match)
         return found, left + more
+
+    def _places(self, index: bytes) -> dict[str, set[str]]:
+        try:
+            return overlay.places(self._document(INDEX, index))
+        except ValueError as error:
+            raise UpstreamError(f"{self.documents[INDEX].url}: {error}") from None
 
     def _note(self, place: str, **told: object) -> None:
         self.documents[place] = msgspec.structs.replace(self.documents[place], **told)

@@ -29,7 +29,10 @@ from tasks.streams import Json
 from tasks.twin import FORMAT, TWINS
 from tasks.words import counted, escaped
 
+EDITION = 1  # of what is made here of an upstream; with another one all is asked for and made anew
+INDEX_FORMAT = "index:1.0"
 TOP = "upstream"  # the first part of the paths of all that lies elsewhere
+DATATYPE = "image-downloads"
 LONGEST = 2000  # characters of any text: a clear-signed line may have 19,993 bytes
 KINDS = {"container": TYPES[0], "vm": TYPES[1]}  # as a configuration calls them
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:,=-]{0,199}")  # of a path that needs no escapes in a URL
@@ -56,18 +59,45 @@ def said(left: Iterable[Left]) -> list[str]:
     ]
 
 
-def places(index: Mapping[str, object]) -> list[str]:
-    """The products files that an index names for images, without their suffix; raises ValueError."""
-    found = {}
+def places(index: Mapping[str, object]) -> dict[str, set[str]]:
+    """The products files that an index names for images, without their suffix, and what it calls each.
+
+    Raises ValueError, also for what is signed and no index: another file may have been put in its place.
+    """
+    if (said := index.get("format", INDEX_FORMAT)) != INDEX_FORMAT:
+        raise ValueError(f"its format is {str(said)[:50]!r}, not {INDEX_FORMAT!r}")
+    found: dict[str, set[str]] = {}
     for name, entry in objects(index, "index"):
-        if entry.get("datatype") == "image-downloads" and entry.get("format", FORMAT) == FORMAT:
+        if entry.get("datatype") == DATATYPE and entry.get("format", FORMAT) == FORMAT:
             path = entry.get("path")
             if not isinstance(path, str) or not _is_plain(path):
                 raise ValueError(f"the path of {name!r} is {path!r}")
-            found[path.removesuffix(".sjson").removesuffix(".json")] = name
+            found.setdefault(path.removesuffix(".sjson").removesuffix(".json"), set()).add(name)
     if not found:
         raise ValueError("it names no images")
-    return list(found)
+    return found
+
+
+def misplaced(document: Mapping[str, object], names: Collection[str]) -> str:
+    """Why a document is not the products file that an index calls so, "" when it may be.
+
+    Whoever stands between may put another file that its owner signed in its place.
+    """
+    wanted = {"format": {FORMAT}, "datatype": {DATATYPE}, "content_id": {*names}}
+    for field, values in wanted.items():
+        if field in document and document[field] not in values:
+            return f"its {field} is {str(document[field])[:100]!r}, not {' or '.join(sorted(values))}"
+    return "" if isinstance(document.get("products"), dict) else "it has no products"
+
+
+def idle(documents: Iterable[Mapping[str, object]], match: Iterable[str]) -> list[str]:
+    """A line for each pattern that fits no product."""
+    products = [product for document in documents for _, product in objects(document, "products")]
+    return [
+        f"upstream.match: {pattern!r} fits no product of it"
+        for pattern in match
+        if not any(_matches(one, [pattern]) for one in products)
+    ]
 
 
 def overlaid(

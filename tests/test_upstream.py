@@ -17,7 +17,9 @@ from sites import Key, Site, build, matrix
 from test_serverconfig import PRINTED, SERVERS, generated, get
 from tools import program as found
 
-from tasks import demo
+from tasks import demo, overlay
+from tasks.follow import follow
+from tasks.layout import Layout
 from tasks.settings import Upstream
 from tasks.sign import Sequoia, Verifier, certificates
 
@@ -291,6 +293,24 @@ def gone(ubuntu: Ubuntu) -> None:
     (ubuntu.public / f"{INDEX}.sjson").unlink()
 
 
+def the_index_as_products(ubuntu: Ubuntu) -> None:
+    index = ubuntu.public / f"{INDEX}.sjson"
+    (ubuntu.public / f"{DATA}.sjson").write_bytes(index.read_bytes())
+
+
+def the_products_as_index(ubuntu: Ubuntu) -> None:
+    data = ubuntu.public / f"{DATA}.sjson"
+    (ubuntu.public / f"{INDEX}.sjson").write_bytes(data.read_bytes())
+
+
+def another_stream(ubuntu: Ubuntu) -> None:
+    ubuntu.write(DATA, ubuntu.texts[DATA].replace(b"cloud:released:download", b"cloud:daily:download"))
+
+
+def no_images(ubuntu: Ubuntu) -> None:
+    ubuntu.write(INDEX, b'{"format": "index:1.0", "index": {}}\n')
+
+
 WRONG = {
     unsigned_products: "is not signed",
     bad_detached: "no good signature",
@@ -300,6 +320,10 @@ WRONG = {
     no_signature: "is no clear-signed text",
     a_page: "is no JSON",
     gone: "neither is there",
+    the_index_as_products: f"{DATA}.sjson: its format is 'index:1.0', not products:1.0: it is not the file",
+    the_products_as_index: f"{INDEX}.sjson: its format is 'products:1.0', not 'index:1.0'",
+    another_stream: "its content_id is 'com.ubuntu.cloud:daily:download', not com.ubuntu.cloud:released:download",
+    no_images: f"{INDEX}.sjson: it names no images",
 }
 
 
@@ -385,7 +409,8 @@ def test_one_that_never_answered_keeps_ours_from_nobody(site: Site, ubuntu: Ubun
 def test_detached_signatures_will_do(site: Site, ubuntu: Ubuntu) -> None:
     for place in (INDEX, DATA):
         (ubuntu.public / f"{place}.sjson").unlink()
-    index = {"index": {"x": {"datatype": "image-downloads", "path": f"{DATA}.json", "products": ["x"]}}}
+    entry = {"datatype": "image-downloads", "path": f"{DATA}.json", "products": ["x"]}
+    index = {"index": {ubuntu.document["content_id"]: entry}}
     for place, document in ((INDEX, index), (DATA, ubuntu.document)):
         path = ubuntu.public / f"{place}.json"
         path.write_bytes(released.text(document))
@@ -421,6 +446,8 @@ def test_only_what_matches_is_listed(followed: Site, ubuntu: Ubuntu) -> None:
         followed.configure()
         followed.publish()
         assert images(followed).keys() == wanted
+        idle = f"upstream ubuntu: upstream.match: {match!r} fits no product of it"
+        assert (idle in followed.publish().out) == (not wanted)
 
 
 def test_what_no_client_would_list_is_left_out_by_name(site: Site, ubuntu: Ubuntu) -> None:
@@ -592,3 +619,28 @@ def test_what_says_a_strange_date_says_it_in_one_line(site: Site, ubuntu: Ubuntu
     assert "\x1b" not in said
     assert "of '\\x1b[31m\\nxxx" in said
     assert max(map(len, said.splitlines())) < 350
+
+
+def asked(site: Site, ubuntu: Ubuntu, **more: Any) -> str:
+    """What following it alone says, in this process."""
+    of = Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca, **more)
+    (line,) = follow(Layout(site.root), [of])
+    return line
+
+
+def test_what_a_newer_program_makes_of_it_is_made_though_it_is_the_same(
+    site: Site, ubuntu: Ubuntu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions"
+    assert asked(site, ubuntu) == "ubuntu: nothing new"
+    monkeypatch.setattr(overlay, "EDITION", overlay.EDITION + 1)
+    assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions, no byte changed"
+
+
+def test_a_damaged_record_of_it_is_made_again(site: Site, ubuntu: Ubuntu) -> None:
+    asked(site, ubuntu)
+    record = Layout(site.root).followed("ubuntu")
+    whole = record.read_bytes()
+    record.write_bytes(whole[: len(whole) // 2])
+    assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions, no byte changed"
+    assert record.read_bytes() == whole
