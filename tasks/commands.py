@@ -272,12 +272,12 @@ def task_twin() -> dict[str, object]:
     """Add what Incus or LXD lacks to a products file: doit twin < in.json > out.json."""
 
     def act() -> None:
-        from tasks.twin import twinned  # noqa: PLC0415 - only this command needs it
+        from tasks.twin import decoded, twinned  # noqa: PLC0415 - only this command needs it
 
-        if sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty():  # None where it is closed
             raise Broken(2, "ERROR: doit twin reads a products file: doit twin < in.json > out.json")
         try:
-            text, _ = twinned(sys.stdin.buffer.read().decode())
+            text, _ = twinned(decoded(sys.stdin.buffer.read()))
             with os.fdopen(os.dup(1), "wb") as out:  # not doit's own, which keeps all that it is given
                 out.write(text.encode())
         except ValueError as error:

@@ -12,6 +12,11 @@ from collections.abc import Iterator
 TWINS = {"incus.tar.xz": "lxd.tar.xz", "lxd.tar.xz": "incus.tar.xz"}
 FORMAT = "products:1.0"
 SECOND = 2
+_OTHER = {  # how what people have at hand begins
+    b"\x1f\x8b": "it is packed; zcat FILE | doit twin",
+    b"\xef\xbb\xbf": "it begins with a byte order mark, which no JSON has",
+    b"-----BEGIN PGP": "it is signed, and would not be any more; gpg --decrypt FILE | doit twin",
+}
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -25,6 +30,17 @@ def twinned(text: str) -> tuple[str, int]:
         return _Walk(text).twinned()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file; raises ValueError for what is no JSON from its first bytes on."""
+    for begin, what in _OTHER.items():
+        if data.startswith(begin):
+            raise ValueError(what)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is no UTF-8") from None
 
 
 def _no_number(word: str) -> None:

@@ -1,5 +1,6 @@
 """``doit twin``: what Incus or LXD lacks is added to a products file, and no other byte moves."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from sites import CHECKOUT
 
 from tasks.proof import types
-from tasks.twin import twinned
+from tasks.twin import decoded, twinned
 
 INCUS, LXD = "incus.tar.xz", "lxd.tar.xz"
 
@@ -168,3 +169,24 @@ def test_the_command_says_in_one_line_what_is_wrong(data: bytes) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"ERROR: what was read is no products file: ")
     assert done.stderr.count(b"\n") == 1
+
+
+def test_a_closed_input_is_said_in_one_line_too() -> None:
+    argv = ["sh", "-c", 'exec "$0" -m doit twin <&-', sys.executable]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"ERROR: doit twin reads a products file: doit twin < in.json > out.json\n"
+
+
+OTHERS = {
+    gzip.compress(b"{}"): "it is packed; zcat",
+    b"\xef\xbb\xbf{}": "a byte order mark",
+    b"-----BEGIN PGP SIGNED MESSAGE-----\n": "it is signed",
+    b"{\xff}": "byte 1 is no UTF-8",
+}
+
+
+@pytest.mark.parametrize("data", OTHERS)
+def test_what_people_have_at_hand_is_told_by_its_name(data: bytes) -> None:
+    with pytest.raises(ValueError, match=OTHERS[data]):
+        decoded(data)
