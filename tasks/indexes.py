@@ -181,12 +181,23 @@ def _put_overlays(
     changed = tree.drop_overlays(layout.public, [one.name for one in upstreams])
     counts, notes = list[str](), list[str]()
     for one in upstreams:
-        known = load(layout.overlay(one.name), dict) or {}
+        known, lost = _offered(layout, one.name)
         products, left = taken.spare(tree.there(layout.public, known) if one.is_mirrored else known)
         changed |= tree.put_overlay(layout.public, one.name, one.url, products, signer)
         counts.append(f"{len(products)} of {one.name}")
-        notes += [f"; {line}" for line in overlay.said(left)]
+        notes += [f"; {line}" for line in (*lost, *overlay.said(left))]
     return changed, counts, notes
+
+
+def _offered(layout: Layout, name: str) -> tuple[dict[str, streams.Json], list[str]]:
+    """An upstream's products as it was followed last, or, where that is lost, as they are exposed."""
+    lost = list[str]()
+    try:
+        if (found := load(layout.overlay(name), dict)) is not None:
+            return found, lost
+    except TreeError as error:
+        lost.append(str(error))
+    return tree.overlaid(layout.latest, name), lost
 
 
 def _named(names: Iterable[str]) -> str:

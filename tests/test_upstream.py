@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -644,3 +645,19 @@ def test_a_damaged_record_of_it_is_made_again(site: Site, ubuntu: Ubuntu) -> Non
     record.write_bytes(whole[: len(whole) // 2])
     assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions, no byte changed"
     assert record.read_bytes() == whole
+
+
+def test_what_is_exposed_of_it_outlives_its_records(followed: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
+    before = images(followed)
+    layout = Layout(followed.root)
+    whole = layout.overlay("ubuntu").read_bytes()
+    layout.overlay("ubuntu").write_bytes(whole[: len(whole) // 2])
+    build(followed.ci, OURS)
+    assert "overlays/ubuntu.json is damaged (" in followed.publish().out
+    assert images(followed) == before
+    shutil.rmtree(layout.state)
+    followed.more = table(ubuntu, url='"https://127.0.0.1:1/"')
+    followed.configure()
+    build(followed.ci, OURS)
+    assert "what is there stays" in followed.publish(code=1).out
+    assert images(followed) == before
