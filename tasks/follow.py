@@ -6,13 +6,13 @@ when the upstream did, or what the configuration says of it, and what is in it c
 What fails leaves it as it is.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from tasks import files, overlay, stock, streams
-from tasks.errors import PublishError, TreeError, UpstreamError
+from tasks.errors import PublishError, SettingsError, TreeError, UpstreamError
 from tasks.layout import Layout
 from tasks.proof import prove_streams
 from tasks.schema import Fault, objects, parsed
@@ -27,12 +27,31 @@ SHORT = 100  # characters of a date that somebody else writes
 SHOWN = 10  # products named before the rest is only counted
 
 
-def follow(layout: Layout, upstreams: Iterable[Upstream], shrink: Share) -> list[str]:
-    """Ask every upstream; a line of each. ``shrink`` is how much of its products one may lose at once."""
-    return [_follow(layout, one, shrink) for one in upstreams]
+def follow(
+    layout: Layout,
+    upstreams: Collection[Upstream],
+    shrink: Share,
+    say: Callable[[str], object] = lambda _line: None,
+) -> list[str]:
+    """Ask every upstream; a line of each, and one for ``say`` where an answer is waited for.
+
+    ``shrink`` is how much of its products one may lose at once. Raises SettingsError before it asks any, should a file that the configuration names not be there.
+    """
+    if faults := [fault for one in upstreams for fault in _unreadable(one)]:
+        raise SettingsError(faults)
+    return [_follow(layout, one, shrink, say) for one in upstreams]
 
 
-def _follow(layout: Layout, of: Upstream, shrink: Share) -> str:
+def _unreadable(of: Upstream) -> Iterator[str]:
+    for name, path in {"keyring": of.keyring, "ca": of.ca}.items():
+        try:
+            if path:
+                path.open("rb").close()
+        except OSError as error:
+            yield f"upstream.{name}: of {of.name}: cannot read {path}: {error.strerror}"
+
+
+def _follow(layout: Layout, of: Upstream, shrink: Share, say: Callable[[str], object]) -> str:
     place = layout.followed(of.name)
     data = layout.offered(of.name) if of.is_mirrored else layout.overlay(of.name)
     known = _known(place)
@@ -40,7 +59,7 @@ def _follow(layout: Layout, of: Upstream, shrink: Share) -> str:
         with files.disk("read"):
             rules = files.digest(f"{overlay.EDITION} {of!r}".encode() + of.keyring.read_bytes())
         same = known.rules == rules and data.exists()
-        asked = _Upstream(of, known if same else Followed(), place)
+        asked = _Upstream(of, known if same else Followed(), place, say)
         found = asked.products()
         if found and same:
             _refuse_shrink(load(data, dict) or {}, found[0], shrink)
@@ -84,10 +103,10 @@ def _known(place: Path) -> Followed:
 class _Upstream:
     """One server, asked once."""
 
-    def __init__(self, of: Upstream, known: Followed, record: Path) -> None:
+    def __init__(self, of: Upstream, known: Followed, record: Path, say: Callable[[str], object]) -> None:
         self._of, self._before, self._known = of, known.marks, known
         self._record = record  # what an operator removes to have all of it forgotten
-        self._web = Web(of.url, str(of.ca or ""))
+        self._web = Web(of.url, str(of.ca or ""), say)
         self.marks: dict[str, str] = {}  # file without suffix -> its ETag, and its digest
         self.documents: dict[str, Document] = {}  # those that are new
         self.idle: list[str] = []  # what the configuration asks of it in vain

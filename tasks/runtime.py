@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -224,7 +224,7 @@ class Run:
             from tasks.follow import follow  # noqa: PLC0415 - as above
 
             shrink = Share(100) if self.options.allow_shrink else self.settings.site.max_shrink
-            said += follow(self.layout, self.settings.upstream, shrink)
+            said += follow(self.layout, self.settings.upstream, shrink, partial(self.say, "poll"))
         return "; ".join(said)
 
     def _poll(self) -> str:

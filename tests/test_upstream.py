@@ -18,7 +18,7 @@ from sites import Key, Site, build, matrix
 from test_serverconfig import PRINTED, SERVERS, generated, get
 from tools import program as found
 
-from tasks import demo, overlay
+from tasks import demo, overlay, web
 from tasks.follow import follow
 from tasks.layout import Layout
 from tasks.settings import Upstream
@@ -399,9 +399,9 @@ def test_an_upstream_that_is_away_keeps_what_was_there(followed: Site, ubuntu: U
 def test_one_that_never_answered_keeps_ours_from_nobody(site: Site, ubuntu: Ubuntu) -> None:
     matrix(site.ci, OURS)
     build(site.ci, OURS)
-    site.more = table(ubuntu, keyring='"/nonexistent/keyring"')
+    site.more = table(ubuntu, url='"https://127.0.0.1:1/"')
     done = site.publish(code=1)
-    assert "failed: upstream ubuntu: cannot read /nonexistent/keyring" in done.out
+    assert "failed: upstream ubuntu: https://127.0.0.1:1/" in done.out
     assert images(site) == {}
     assert [*site.json("streams/v1/index.json")["index"]] == ["images"]
     assert "all good" in site.doit("verify").out
@@ -622,10 +622,32 @@ def test_what_says_a_strange_date_says_it_in_one_line(site: Site, ubuntu: Ubuntu
     assert max(map(len, said.splitlines())) < 350
 
 
-def asked(site: Site, ubuntu: Ubuntu, **more: Any) -> str:
+@pytest.mark.parametrize("name", ["keyring", "ca"])
+def test_a_file_that_the_configuration_names_has_to_be_there(site: Site, ubuntu: Ubuntu, name: str) -> None:
+    alone(site, ubuntu, **{name: '"/nonexistent/file"'})
+    said = site.publish(code=3)
+    why = f"upstream.{name}: of ubuntu: cannot read /nonexistent/file: No such file or directory"
+    assert why in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+
+
+def test_a_keyring_without_keys_is_told_by_its_setting(site: Site, ubuntu: Ubuntu) -> None:
+    ubuntu.key.public.write_text("<html>\n")
+    line = asked(site, ubuntu)
+    assert line.startswith(f"ubuntu: failed: upstream.keyring: {ubuntu.key.public} holds no OpenPGP keys")
+
+
+def test_what_is_waited_for_is_said(site: Site, ubuntu: Ubuntu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "QUIET", 0.0)
+    said: list[str] = []
+    asked(site, ubuntu, said.append)
+    assert f"waiting for {ubuntu.web.url}/{INDEX}.sjson" in said
+
+
+def asked(site: Site, ubuntu: Ubuntu, say: Any = bool) -> str:
     """What following it alone says, in this process."""
-    of = Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca, **more)
-    (line,) = follow(Layout(site.root), [of])
+    of = Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
+    (line,) = follow(Layout(site.root), [of], say)
     return line
 
 
