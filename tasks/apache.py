@@ -13,7 +13,7 @@ from tasks.layout import PROTOCOLS, STREAMS
 from tasks.overlay import TOP
 from tasks.rest import BOUNDARY, FIRST
 from tasks.settings import List, Protocols, Upstream
-from tasks.webserver import CLEAR, NONE, Web
+from tasks.webserver import CLEAR, NONE, UPWARDS, Web
 
 PLAIN = "must be an absolute path in one line, without any of $*?[], which are special to Apache"
 _EVERYWHERE = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - names for all addresses, which it writes as *
@@ -107,9 +107,12 @@ def _others(upstreams: Iterable[Upstream]) -> str:
     for one in upstreams:
         url = one.url.rstrip("/").replace("%", "\\%")
         rules.append(
-            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /{TOP}/{one.name}/([^? ]+)"\n'
+            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /+{TOP}/+{one.name}/([^? ]+)"\n'
             f'    RewriteRule "^/{TOP}/" "{url}/%1" [R=302,NE,QSD,L]\n'
         )
+    if rules:
+        outside = f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ [^? ]*{UPWARDS}" [NC]\n'
+        rules.insert(0, outside + f'    RewriteRule "^/{TOP}/" - [R=404,L]\n')
     return "".join(rules)
 
 

@@ -21,6 +21,9 @@ _NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]*")
 _LISTEN = re.compile(r"(([A-Za-z0-9.*_-]+|\[[0-9A-Fa-f:.]+\]):)?([0-9]{1,5})")
 HTTPS, HTTP = ("443", "[::]:443"), ("80", "[::]:80")
 NONE = Protocols()
+# A part of a path that leads out of where it is, as it may be written in a request: an upstream's address may
+# be a directory of a server that has others.
+UPWARDS = r"(?:/|\x5c|%2f|%5c)(?:\.|%2e)(?:\.|%2e)(?:/|\x5c|%2f|%5c|[? ]|$)"
 PLAIN = "must be an absolute path in one line, without '$', which nginx takes for a variable"
 
 
@@ -87,7 +90,7 @@ def nginx(
         if one.is_mirrored:
             here += f"    location /{TOP}/{one.name}/ {{\n    }}\n"
             continue
-        asked = _quoted(f"~^(?:/at/[^/]+)?/{TOP}/{one.name}/(?<imagepress_path>[^?]+)")
+        asked = _quoted(f"~^/+(?:at/[^/]+/+)?{TOP}/+{one.name}/(?<imagepress_path>[^?]+)")
         elsewhere.append(one.name)
         others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
@@ -102,7 +105,7 @@ def nginx(
         "STREAMS": f"/{STREAMS}",
         "MARK": mark,
         "AGENTS": "\n".join(agents),
-        "OTHERS": "\n".join(others),
+        "OTHERS": "\n".join([f'    {_quoted(f"~*^[^?]*{UPWARDS}")} "";', *others]),
         "TOP": TOP,
         "PASSWORDS": _quoted(web.passwords),
         "PROTOCOLS": PROTOCOLS,

@@ -1,14 +1,17 @@
 """``[[upstream]]``: another server's products beside ours, its files where they are, and its faults its own."""
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import clients
 import pytest
@@ -21,7 +24,7 @@ from tools import program as found
 from tasks import demo, overlay, web
 from tasks.follow import follow
 from tasks.layout import Layout
-from tasks.settings import Upstream
+from tasks.settings import Share, Upstream
 from tasks.sign import Sequoia, Verifier, certificates
 
 OURS = "tiny/1/amd64/default"
@@ -486,11 +489,37 @@ HOSTILE = {
     "/upstream/ubuntu/a%2Fb%3Fc%252F%26+~'(),;@": "/a%2Fb%3Fc%252F%26+~'(),;@",
     "/upstream/ubuntu/.hidden/%C3%A9%25": "/.hidden/%C3%A9%25",
     "/upstream/ubuntu/$1/$0/%251/%25%7BHTTPS%7D/$%7Bx%7D": "/$1/$0/%251/%25%7BHTTPS%7D/$%7Bx%7D",
+    "//upstream//ubuntu/a/b": "/a/b",
+    "/upstream/ubuntu/a..b/..c/d../x?..": "/a..b/..c/d../x",
     "/upstream/ubuntu/": None,
     "/upstream/ubuntu": None,
     "/upstream/other/a": None,
     "/upstream/": None,
 }
+
+
+# As they are sent by whoever wants them so; most programs undo them before they ask.
+UPWARDS = {
+    "/upstream/ubuntu/../x",
+    "/upstream/ubuntu/a/../../x",
+    "/upstream/ubuntu/a/..",
+    "/upstream/ubuntu/a/..?x",
+    "/upstream/ubuntu/%2e%2E/x",
+    "/upstream/ubuntu/.%2e/x",
+    "/upstream/ubuntu/a/..%2fx",
+    "/upstream/ubuntu/a%5C..%5Cx",
+    "/upstream/ubuntu/a\\..\\x",
+}
+
+
+def raw(web: Web, path: str) -> tuple[int, str | None]:
+    """The answer to a path that nobody touches on its way."""
+    trust = ssl.create_default_context(cafile=web.ca)
+    connection = http.client.HTTPSConnection(urlsplit(web.url).netloc, context=trust, timeout=10)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    connection.close()
+    return answer.status, answer.headers["Location"]
 
 
 def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path: Path, program: str) -> None:
@@ -501,6 +530,10 @@ def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path:
                 assert answer.status_code == (302 if there else 404), path
                 assert answer.headers.get("Location") == (ubuntu.web.url + there if there else None)
                 assert "Set-Cookie" not in answer.headers
+        for path in UPWARDS:
+            status, there = raw(web, path)
+            assert (status in (400, 404), there) == (True, None), path
+        assert raw(web, "/upstream/ubuntu/a")[0] == 302
         answer = get(web, "/streams/v1/ubuntu.json", encoding="gzip")
         assert answer.headers["Content-Encoding"] == "gzip"
         assert answer.json()["products"] == images(followed)
@@ -647,7 +680,7 @@ def test_what_is_waited_for_is_said(site: Site, ubuntu: Ubuntu, monkeypatch: pyt
 def asked(site: Site, ubuntu: Ubuntu, say: Any = bool) -> str:
     """What following it alone says, in this process."""
     of = Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
-    (line,) = follow(Layout(site.root), [of], say)
+    (line,) = follow(Layout(site.root), [of], Share(10), say)
     return line
 
 
