@@ -12,7 +12,6 @@ ROOTS = {
 }
 OTHERS = ("manifest", "squashfs.manifest", "ova", "tar.gz")  # what no client of ours knows
 LXD = "lxd.tar.xz"
-DATA = "streams/v1/com.ubuntu.cloud:released:download.json"
 
 
 def content(product: str, serial: str, ftype: str) -> bytes:

@@ -206,6 +206,9 @@ def test_a_server_without_etags_is_read_and_compared(site: Site, ubuntu: Ubuntu,
         before = site.tree()
         assert "ubuntu: nothing new" in site.publish().out
         assert site.tree() == before
+        assert "ETag" not in get(web, f"/{INDEX}.sjson").headers
+        assert web.log.read_text().count(f"/{INDEX}.sjson ") == 3
+        assert " 304 " not in web.log.read_text()
 
 
 def test_a_key_as_old_as_ubuntus_is_good(site: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
