@@ -88,13 +88,18 @@ def names(tree: Path) -> set[str]:
 
 
 def run(
-    site: Site, log: Path, operation: str, number: int, command: Sequence[str] = ("publish",)
+    site: Site,
+    log: Path,
+    operation: str,
+    number: int,
+    command: Sequence[str] = ("publish",),
+    within: str = "",
 ) -> subprocess.CompletedProcess[str]:
     words = [
         sys.executable,
         str(CHECKOUT / "tests/killed.py"),
         str(log),
-        str(site.root),
+        str(site.root / within),
         operation,
         str(number),
     ]

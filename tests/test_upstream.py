@@ -18,6 +18,7 @@ import pytest
 import released
 from servers import Web, nginx
 from sites import Key, Site, build, matrix
+from test_kill import run
 from test_serverconfig import PRINTED, SERVERS, generated, get
 from tools import program as found
 
@@ -719,3 +720,21 @@ def test_what_is_exposed_of_it_outlives_its_records(followed: Site, ubuntu: Ubun
     build(followed.ci, OURS)
     assert "what is there stays" in followed.publish(code=1).out
     assert images(followed) == before
+
+
+def test_a_kill_while_it_changes_shows_what_was_there(site: Site, ubuntu: Ubuntu, tmp_path: Path) -> None:
+    """At the first rename in each place that it is written to; the next publication is none the worse."""
+    alone(site, ubuntu)
+    site.publish()
+    log = tmp_path / "log"
+    for number, place in enumerate(("state/overlays", "state/upstream", "site/public/streams/v1/ubuntu")):
+        before = images(site)
+        ubuntu.document["products"][NOBLE]["aliases"] = f"new-{number}"
+        ubuntu.publish()
+        killed = run(site, log, "rename", 1, within=place)
+        assert killed.returncode == -9, (place, killed.stdout, killed.stderr)
+        assert images(site) == before
+        site.publish()
+        assert images(site)[NOBLE]["aliases"] == f"new-{number}"
+        assert not list(site.root.rglob(".tmp-*"))
+    assert "all good" in site.doit("verify").out
