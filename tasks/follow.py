@@ -35,7 +35,8 @@ def follow(
 ) -> list[str]:
     """Ask every upstream; a line of each, and one for ``say`` where an answer is waited for.
 
-    ``shrink`` is how much of its products one may lose at once. Raises SettingsError before it asks any, should a file that the configuration names not be there.
+    ``shrink`` is how much of its products one may lose at once. Raises SettingsError before it asks any,
+    should a file that the configuration names not be there.
     """
     if faults := [fault for one in upstreams for fault in _unreadable(one)]:
         raise SettingsError(faults)

@@ -93,6 +93,7 @@ def run(
     operation: str,
     number: int,
     command: Sequence[str] = ("publish",),
+    *,
     within: str = "",
 ) -> subprocess.CompletedProcess[str]:
     words = [
