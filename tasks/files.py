@@ -253,6 +253,8 @@ def fill(directory: Path, wanted: Mapping[str, bytes]) -> int:
     changed = there - wanted.keys()
     for name in changed:
         unlink(directory / name)
+    for name in directories:
+        remove_empty(directory / name, directory.parent)
     for name, data in wanted.items():
         path = directory / name
         if name in there and read(path) == data:
@@ -262,8 +264,6 @@ def fill(directory: Path, wanted: Mapping[str, bytes]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             place(temporary, data)
             temporary.replace(path)
-    for name in directories:
-        remove_empty(directory / name, directory.parent)
     if changed:
         with disk("write", directory):
             sync(next(one for one in directory.parents if one.exists()))

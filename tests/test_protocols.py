@@ -542,11 +542,20 @@ def test_a_rollback_and_a_withdrawal_take_them_along(two: Site) -> None:
     assert two.doit("verify").code == 0
 
 
-@pytest.mark.parametrize("operation", ["os.rename", "os.remove", "os.mkdir", "os.rmdir"])
-def test_a_kill_in_between_leaves_nothing(operation: str, tmp_path: Path) -> None:
+BEFORE = {"a/b/c": b"1", "a/d": b"2", "e/f": b"3", "g": b"4"}
+AFTER = {"a/b/c": b"1", "a/d": b"5", "e/x/y": b"6", "g/h": b"7", "i": b"8"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "after"),
+    [
+        *((one, AFTER) for one in ("os.rename", "os.remove", "os.mkdir", "os.rmdir")),
+        ("os.rename", {**BEFORE, "i": b"8"}),
+    ],
+)
+def test_a_kill_in_between_leaves_nothing(operation: str, after: dict[str, bytes], tmp_path: Path) -> None:
     """Every moment of filling a directory: the next time ends where an undisturbed one would."""
-    before = {"a/b/c": b"1", "a/d": b"2", "e/f": b"3", "g": b"4"}
-    after = {"a/b/c": b"1", "a/d": b"5", "e/x/y": b"6", "g/h": b"7", "i": b"8"}
+    before = BEFORE
     program = f"""
 import os, sys
 from pathlib import Path
@@ -566,11 +575,14 @@ fill(Path("top/it"), {after})
         shutil.copytree(here / "top", here / "frozen", copy_function=os.link)
         argv = [sys.executable, "-c", program, str(number)]
         code = subprocess.run(argv, cwd=here, env={"PYTHONPATH": str(CHECKOUT)}, check=False).returncode
-        changed = fill(here / "top/it", after)
-        assert held(here / "top/it") == after
         assert held(here / "frozen/it") == before
-        assert {path.name for path in (here / "top").iterdir()} == {"it"}
-        assert {path.name for path in (here / "top/it").iterdir()} == {"a", "e", "g", "i"}
+        shutil.copytree(here / "top", here / "back")
+        changed = fill(here / "top/it", after)
+        fill(here / "back/it", before)  # it is another's turn
+        for top, wanted in ((here / "top", after), (here / "back", before)):
+            assert [path.name for path in top.iterdir()] == ["it"]
+            assert held(top) == {f"it/{path}": data for path, data in wanted.items()}
+            assert {path.name for path in (top / "it").iterdir()} == {path.split("/")[0] for path in wanted}
         if code == 0:
             assert (number > 0, changed) == (True, 0)
             return
@@ -645,6 +657,9 @@ def test_a_name_stands_for_the_newest_and_for_a_container_before_a_machine() -> 
             for name in ("name", "name/amd64", "name/vm", "name/amd64/vm")
         }
         assert [int(mark) for mark in targets.values()] == [3, 3, 9, 9]
+    other = {"arch": "amd64", "aliases": "name/vm", "versions": {"20260101_00:01": {"items": {"x": item(4)}}}}
+    made = rest({**products, "a:vm:amd64:c": other})
+    assert f"{4:064}".encode() in made["images/aliases/name/vm@.json"]
 
 
 def test_a_mirror_gets_them_after_the_images() -> None:
