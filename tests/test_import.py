@@ -733,6 +733,7 @@ def test_only_what_everybody_may_read_is_taken_over_beside_the_images(site: Site
     texts = {
         "robots.txt": 0o644, "id_rsa": 0o600, "shared.html": 0o664, "private/note.txt": 0o644,
         ".well-known/x": 0o644, "sub/.htpasswd": 0o644, "sub/open.txt": 0o644, "new\nline": 0o644,
+        "protocols/x": 0o644,
     }  # fmt: skip
     for name, mode in texts.items():
         (base / name).parent.mkdir(exist_ok=True)
@@ -757,7 +758,9 @@ def test_only_what_everybody_may_read_is_taken_over_beside_the_images(site: Site
     shown = {str(path.relative_to(site.latest.resolve())) for path in site.latest.resolve().rglob("*")}
     beside = {"robots.txt", "shared.html", "sub", "sub/open.txt", "new\nline"}
     assert beside <= shown
-    assert not [name for name in shown if "rsa" in name or "private" in name or "/." in name]
+    assert not [
+        name for name in shown if "rsa" in name or "protocols" in name or "private" in name or "/." in name
+    ]
     assert {one for one in shown if one.startswith("sub")} == {"sub", "sub/open.txt"}
     copied, linked = site.latest / "shared.html", site.latest / "robots.txt"
     assert (linked.stat().st_ino, linked.stat().st_mode) == ((base / "robots.txt").stat().st_ino, 0o100644)

@@ -30,9 +30,9 @@ PHASES = {
     "collect": r"/state/\.?(tmp-)?(catalogue|quarantine)",
     "streams": r"/site/public/streams|/site/public/meta/simplestreams",
     "lxc_index": r"/site/public/meta",
-    "page": r"/site/public(/(\.tmp-)?(index\.html|key\.asc)|$)",
+    "page": r"/site/public(/(\.tmp-)?(index\.html|key\.asc)|/protocols|$)",
     "indexes of a snapshot": r"/snapshots/.*/(streams|meta)/",
-    "snapshot": r"/snapshots|/\.?(tmp-)?latest|/\.?(tmp-)?site-id|$",
+    "snapshot": r"/snapshots|/at(/|$)|/\.?(tmp-)?latest|/\.?(tmp-)?site-id|$",
     "mirror": r"/state/mirrors",
     "poll": r"/state|/site/staging|/\.?(tmp-)?decisions",
 }
