@@ -52,14 +52,19 @@ def _unreadable(of: Upstream) -> Iterator[str]:
             yield f"upstream.{name}: of {of.name}: cannot read {path}: {error.strerror}"
 
 
+def rules(of: Upstream, edition: int = overlay.EDITION) -> str:
+    """A digest of all that says what becomes of what an upstream lists: other rules, made again."""
+    return files.digest(f"{edition} {of!r}".encode() + of.keyring.read_bytes())
+
+
 def _follow(layout: Layout, of: Upstream, shrink: Share, say: Callable[[str], object]) -> str:
     place = layout.followed(of.name)
     data = layout.offered(of.name) if of.is_mirrored else layout.overlay(of.name)
     known = _known(place)
     try:
         with files.disk("read"):
-            rules = files.digest(f"{overlay.EDITION} {of!r}".encode() + of.keyring.read_bytes())
-        same = known.rules == rules and data.exists()
+            told = rules(of)
+        same = known.rules == told and data.exists()
         asked = _Upstream(of, known if same else Followed(), place, say)
         found = asked.products()
         if found and same:
@@ -78,7 +83,7 @@ def _follow(layout: Layout, of: Upstream, shrink: Share, say: Callable[[str], ob
     changed = files.write_changed(data, streams.text(products))
     notes, documents = (*asked.idle, *overlay.said(left)), {**known.documents, **asked.documents}
     documents = {where: document for where, document in documents.items() if where in asked.marks}
-    save(place, Followed(url=of.url, rules=rules, marks=asked.marks, notes=notes, documents=documents))
+    save(place, Followed(url=of.url, rules=told, marks=asked.marks, notes=notes, documents=documents))
     return f"{of.name}: {overlay.summary(products)}" + ("" if changed else ", no byte changed")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import clients
+import msgspec
 import pytest
 import released
 from servers import Web, nginx
@@ -22,11 +23,12 @@ from test_kill import run
 from test_serverconfig import PRINTED, SERVERS, generated, get
 from tools import program as found
 
-from tasks import demo, overlay, web
-from tasks.follow import follow
+from tasks import demo, overlay
+from tasks.follow import follow, rules
 from tasks.layout import Layout
 from tasks.settings import Share, Upstream
 from tasks.sign import Sequoia, Verifier, certificates
+from tasks.state import Followed, load, save
 
 OURS = "tiny/1/amd64/default"
 INDEX = "streams/v1/index"
@@ -674,26 +676,25 @@ def test_a_keyring_without_keys_is_told_by_its_setting(site: Site, ubuntu: Ubunt
     assert line.startswith(f"ubuntu: failed: upstream.keyring: {ubuntu.key.public} holds no OpenPGP keys")
 
 
-def test_what_is_waited_for_is_said(site: Site, ubuntu: Ubuntu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "QUIET", 0.0)
-    said: list[str] = []
-    asked(site, ubuntu, said.append)
-    assert f"waiting for {ubuntu.web.url}/{INDEX}.sjson" in said
-
-
 def asked(site: Site, ubuntu: Ubuntu, say: Any = bool) -> str:
     """What following it alone says, in this process."""
-    of = Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
-    (line,) = follow(Layout(site.root), [of], Share(10), say)
+    (line,) = follow(Layout(site.root), [of_url(ubuntu)], Share(10), say)
     return line
 
 
-def test_what_a_newer_program_makes_of_it_is_made_though_it_is_the_same(
-    site: Site, ubuntu: Ubuntu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def of_url(ubuntu: Ubuntu) -> Upstream:
+    return Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
+
+
+def test_what_a_newer_program_makes_of_it_is_made_though_it_is_the_same(site: Site, ubuntu: Ubuntu) -> None:
     assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions"
     assert asked(site, ubuntu) == "ubuntu: nothing new"
-    monkeypatch.setattr(overlay, "EDITION", overlay.EDITION + 1)
+    record = Layout(site.root).followed("ubuntu")
+    known = load(record, Followed)
+    assert known
+    older = rules(of_url(ubuntu), overlay.EDITION - 1)
+    assert known.rules == rules(of_url(ubuntu)) != older
+    save(record, msgspec.structs.replace(known, rules=older))
     assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions, no byte changed"
 
 
