@@ -79,7 +79,10 @@ class Web:
             self._say(f"waiting for {url}")
             with suppress(TimeoutError):
                 return answer.result(left - self.quiet)
-        raise UpstreamError(f"{url}: did not come within the {self.limit:.0f} s that one server has")
+        raise self._late(url)
+
+    def _late(self, url: str) -> UpstreamError:
+        return UpstreamError(f"{url}: did not come within the {self.limit:.0f} s that one server has")
 
     def _get(self, url: str, mark: str) -> Answer:
         headers = {"If-None-Match": mark} if mark else {}
@@ -103,7 +106,7 @@ class Web:
             if len(body) > LARGEST:
                 raise UpstreamError(f"{url}: is larger than {LARGEST >> 20} MiB")
             if (now := time.monotonic()) > self._began + self.limit:
-                raise UpstreamError(f"{url}: is late, and nobody waits any more")
+                raise self._late(url)
             if (waited := now - began) > self.patience:
                 if len(body) - window < SLOWEST * waited:
                     raise UpstreamError(f"{url}: slower than {SLOWEST} bytes a second, given up")

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -676,14 +677,29 @@ def test_a_keyring_without_keys_is_told_by_its_setting(site: Site, ubuntu: Ubunt
     assert line.startswith(f"ubuntu: failed: upstream.keyring: {ubuntu.key.public} holds no OpenPGP keys")
 
 
-def asked(site: Site, ubuntu: Ubuntu, say: Any = bool) -> str:
+def test_what_is_waited_for_is_said(site: Site, ubuntu: Ubuntu) -> None:
+    """After ten seconds, by whoever publishes; this one never answers until then."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+
+        def hang_up(line: str) -> None:
+            said.append(line)
+            deaf.close()
+
+        said: list[str] = []
+        line = asked(site, ubuntu, hang_up, url)
+    assert said == [f"waiting for {url}/{INDEX}.sjson"]
+    assert line.startswith(f"ubuntu: failed: {url}/{INDEX}.sjson: ")
+
+
+def asked(site: Site, ubuntu: Ubuntu, say: Any = bool, url: str = "") -> str:
     """What following it alone says, in this process."""
-    (line,) = follow(Layout(site.root), [of_url(ubuntu)], Share(10), say)
+    (line,) = follow(Layout(site.root), [of_url(ubuntu, url)], Share(10), say)
     return line
 
 
-def of_url(ubuntu: Ubuntu) -> Upstream:
-    return Upstream(name="ubuntu", url=ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
+def of_url(ubuntu: Ubuntu, url: str = "") -> Upstream:
+    return Upstream(name="ubuntu", url=url or ubuntu.web.url, keyring=ubuntu.key.public, ca=ubuntu.web.ca)
 
 
 def test_what_a_newer_program_makes_of_it_is_made_though_it_is_the_same(site: Site, ubuntu: Ubuntu) -> None:
