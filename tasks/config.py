@@ -219,6 +219,11 @@ class _Reader:
         return key
 
 
+def _words(kind: object) -> list[str]:
+    """The words that a type of literals takes, however deep they lie in it."""
+    return [one for part in get_args(kind) for one in ([part] if isinstance(part, str) else _words(part))]
+
+
 def _is_record(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not hasattr(kind, "parse")
 
@@ -227,7 +232,7 @@ def _plain(error: str, kind: Any, value: object) -> str:  # noqa: ANN401 - a typ
     """msgspec's sentence, without its marks, with the value where that helps."""  # noqa: D403
     text = error.split(" - at ", maxsplit=1)[0].replace("`", "")
     if "Invalid enum value" in text:
-        text += f"; known are {', '.join(map(repr, get_args(get_args(kind)[0])))}"
+        text += f"; known are {', '.join(map(repr, _words(kind)))}"
     if "matching regex" in text:
         kinds = [kind, *get_args(kind)]
         meta = next(one.__metadata__[0] for one in kinds if hasattr(one, "__metadata__"))

@@ -4,19 +4,12 @@ Whoever adds `https://HOST/at/20261120/` as a remote finds what was published th
 snapshot is kept. Mirrors have the newest alone.
 """
 
-import re
-from collections.abc import Iterable
 
-
-def nginx(root: str, *, lists: bool, elsewhere: Iterable[str]) -> str:
-    """The location; ``root`` is quoted, and what is between @ is filled in with the rest.
-
-    ``elsewhere`` are the upstreams whose files are there.
-    """
-    names = "|".join(map(re.escape, elsewhere))
+def nginx(root: str, *, lists: bool, upstreams: bool) -> str:
+    """The location; ``root`` is quoted, and what is between @ is filled in with the rest."""
     text = _NGINX.replace("@ROOT@", root)
     text = text.replace("@LISTED@", _LISTED if lists else "")
-    return text.replace("@ELSEWHERE@", _ELSEWHERE.replace("@THESE@", names) if names else "")
+    return text.replace("@ELSEWHERE@", _ELSEWHERE if upstreams else "") + (_THERE if upstreams else "")
 
 
 def apache(root: str) -> str:
@@ -52,13 +45,21 @@ _LISTED = """\
                       $imagepress_streams/$imagepress_file =404;
 """
 
+# A snapshot may be of a time when [[upstream]] said another mode.
 _ELSEWHERE = """\
-        location ~ ^/at/[^/]+/@TOP@/(?:@THESE@)/ {
-            if ($imagepress_upstream_@MARK@ = "") {
-                return 404;
-            }
-            return 302 $imagepress_upstream_@MARK@;
+        location ~ ^/at/[^/]+/@TOP@/ {
+            try_files $uri @imagepress_there;
         }
+"""
+
+_THERE = """\
+    location @imagepress_there {
+        if ($imagepress_upstream_@MARK@ = "") {
+            return 404;
+        }
+        return 302 $imagepress_upstream_@MARK@;
+    }
+
 """
 
 _APACHE = """\

@@ -271,10 +271,7 @@ class Exposure:
             yield f"expired: {counted(others, 'file')} of upstreams, which no index has named for site.grace"
         yield from (f"expired: snapshot {name}" for name in snapshots)
         yield from (f"withdrawn: {where}" for where in purge.due(layout, self._gone))
-        names = [] if layout.blind else [one.name for one in self._settings.upstream]
-        yield from (
-            f"new: upstream {of}, never asked yet" for of in names if not layout.followed(of).exists()
-        )
+        yield from preview.upstreams(layout, self._settings.upstream, self.overlays)
         yield from self._coming()
         for one in self._settings.mirror:
             if not self.is_mirrored(one):

@@ -52,18 +52,13 @@ def _unreadable(of: Upstream) -> Iterator[str]:
             yield f"upstream.{name}: of {of.name}: cannot read {path}: {error.strerror}"
 
 
-def rules(of: Upstream, edition: int = overlay.EDITION) -> str:
-    """A digest of all that says what becomes of what an upstream lists: other rules, made again."""
-    return files.digest(f"{edition} {of!r}".encode() + of.keyring.read_bytes())
-
-
 def _follow(layout: Layout, of: Upstream, shrink: Share, say: Callable[[str], object]) -> str:
     place = layout.followed(of.name)
     data = layout.offered(of.name) if of.is_mirrored else layout.overlay(of.name)
     known = _known(place)
     try:
         with files.disk("read"):
-            told = rules(of)
+            told = overlay.rules(of, of.keyring.read_bytes())
         same = known.rules == told and data.exists()
         asked = _Upstream(of, known if same else Followed(), place, say)
         found = asked.products()

@@ -167,16 +167,18 @@ def backend(layout: Layout, wanted: str) -> Backend:
         return [*own.values()][-1]
     if wanted not in own:
         raise TreeError(
-            f"snapshot.backend: {site} is on {kind} and {_LACKS[wanted]}; auto would take {[*own][-1]}"
+            f"snapshot.backend: {site} is on {kind} and {_lacks(wanted, kind)}; auto would take {[*own][-1]}"
         )
     return own[wanted]
 
 
-_LACKS = {
-    "btrfs": "no subvolume of its own: doit init makes it one",
-    "zfs": "no dataset of its own: zfs create -o mountpoint=… makes one",
-    "cephfs": "has no .snap",
-}
+def _lacks(wanted: str, kind: str) -> str:
+    """What a back end wants of the file system, and how to have it where that can be."""
+    if wanted == "btrfs" and kind == "btrfs":
+        return "no subvolume of its own: doit init makes it one"
+    if wanted == "zfs" and "zfs" in kind:
+        return "no dataset of its own: zfs create -o mountpoint=… makes one"
+    return f"not on {wanted}"
 
 
 def prepare(layout: Layout, wanted: str) -> None:

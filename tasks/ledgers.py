@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from msgspec.structs import replace
 
-from tasks import tree
+from tasks import files, tree
 from tasks.catalogue import Catalogue
 from tasks.errors import TreeError
 from tasks.image import SOURCE, SUMS, Image, Product
@@ -30,7 +30,8 @@ def adopt(product: Product, layout: Layout) -> Ledger:
             continue  # damaged, so it is no whole image
         if image and image.product == product and image.serial == path.parent.name and _whole(image, layout):
             ledger = ledger.with_image(image)
-    save(layout.ledger(product), ledger)
+    if ledger.images or files.status(layout.ledger(product)):  # an empty one would make it a product
+        save(layout.ledger(product), ledger)
     return ledger
 
 

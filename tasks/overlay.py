@@ -8,6 +8,7 @@ left out and counted. The files stay at the upstream: paths lead to where the we
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from tasks.image import canonical_arch
@@ -25,6 +26,7 @@ from tasks.schema import (
     is_day,
     objects,
 )
+from tasks.settings import Upstream
 from tasks.streams import Json
 from tasks.twin import FORMAT, TWINS
 from tasks.words import counted, escaped
@@ -57,6 +59,11 @@ def said(left: Iterable[Left]) -> list[str]:
         escaped(f"left out: {what[0]}" + (f" and {len(what) - 1} more" if len(what) > 1 else "") + f": {why}")
         for why, what in found.items()
     ]
+
+
+def rules(of: Upstream, keyring: bytes, edition: int = EDITION) -> str:
+    """A digest of all that says what becomes of what an upstream lists: other rules, made again."""
+    return sha256(f"{edition} {of!r}".encode() + keyring).hexdigest()
 
 
 def places(index: Mapping[str, object]) -> dict[str, set[str]]:

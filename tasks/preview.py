@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from tasks import tree
+from tasks import files, overlay, tree
 from tasks.decisions import Decisions
 from tasks.image import Product
 from tasks.layout import Layout
 from tasks.ledgers import exposed
 from tasks.plan import UNTESTED, Wish
-from tasks.settings import Mirror, Span
-from tasks.state import Failure, Ledger, Mirrored, Offers, latest_name, load, load_all
+from tasks.settings import Mirror, Span, Upstream
+from tasks.state import Failure, Followed, Ledger, Mirrored, Offers, latest_name, load, load_all
 from tasks.words import counted
 
 UP_TO_DATE = "up to date"
@@ -124,3 +124,15 @@ def table(rows: Sequence[Planned], globs: Iterable[str]) -> list[str]:
     }
     said = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     return [*lines, f"{counted(len(rows), 'product')}: {said}" if rows else "no product is known yet"]
+
+
+def upstreams(layout: Layout, followed: Iterable[Upstream], shown: Iterable[str]) -> Iterator[str]:
+    """What publish does of upstreams without asking them; what is new there it alone finds out."""
+    for one in followed if not layout.blind else ():
+        known, ring = load(layout.followed(one.name), Followed), files.read(one.keyring) or b""
+        if known is None:
+            yield f"new: upstream {one.name}, never asked yet"
+        elif known.rules != overlay.rules(one, ring):
+            yield f"again: upstream {one.name}, for what the configuration says of it changed"
+    for name in sorted({*tree.overlays(layout.latest)} - {*shown}):
+        yield f"gone: all that is listed of upstream {name}, which no [[upstream]] names"

@@ -59,6 +59,11 @@ class Web(msgspec.Struct, frozen=True, kw_only=True):
                 "--basic-auth: over plain HTTP, which clients try first, they send the password in clear:"
                 " it goes with --listen-http=none alone"
             )
+        if self.passwords and any(one.rpartition(":")[2] != "443" for one in self.https):
+            found.append(
+                "--basic-auth: where a URL has another port than 443, clients first ask it without TLS, with"
+                " the password in clear: leave --listen at 443"
+            )
         return found
 
     @property
@@ -85,13 +90,11 @@ def nginx(
     agents = [
         f'    {_quoted(f"~{one.agent.pattern}")} "/{one.name}";' for one in lists if one.agent is not None
     ]
-    others, elsewhere, here = [], [], ""
+    others, here = [], ""
     for one in upstreams:
         if one.is_mirrored:
             here += f"    location /{TOP}/{one.name}/ {{\n    }}\n"
-            continue
         asked = _quoted(f"~^/+(?:at/[^/]+/+)?{TOP}/+{one.name}/(?<imagepress_path>[^?]+)")
-        elsewhere.append(one.name)
         others.append(f'    {asked} "{one.url.rstrip("/")}/$imagepress_path";')
     words = {
         "TREE": _quoted(str(tree)),
@@ -115,7 +118,7 @@ def nginx(
     }
     maps, places = protocols.nginx(older)
     root = _quoted(str(tree.parent))
-    at = "" if web.tree else dated.nginx(root, lists=bool(agents), elsewhere=elsewhere)
+    at = "" if web.tree else dated.nginx(root, lists=bool(agents), upstreams=bool(others))
     text = (
         _HEAD
         + (_LISTS if agents else "")

@@ -76,6 +76,7 @@ def refuses(site: Site, source: Path | str, *options: str, code: int = 1) -> str
     said = took(site, source, *options, code=code)
     assert not list((site.root / "site/public").glob("images/*"))
     assert not list((site.root / "site/staging").glob("*"))
+    assert not list((site.root / "state/ledger").glob("*")), "it is no product of the site"
     return said
 
 

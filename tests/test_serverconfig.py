@@ -75,10 +75,16 @@ def generated(site: Site, *lines: str, program: str = "nginx") -> Any:
     def configured(_tree: Path, _lists: object, web: webserver.Web) -> str:
         options = [f"--server-name={name}" for name in web.names]
         options += [f"--certificate={web.certificate}", f"--certificate-key={web.key}"]
-        options += [f"--listen={one}" for one in web.https] + [f"--listen-http={one}" for one in web.http]
+        options += [f"--listen-http={one}" for one in web.http]
+        if not (guarded := any("--basic-auth" in line for line in lines)):  # else it has to be 443
+            options += [f"--listen={one}" for one in web.https]
         result = site.doit("serverconfig", *options, *lines, program)
         assert (result.code, result.err) == (0, "")
-        return result.out
+        if not guarded:
+            return result.out
+        (place,) = web.https
+        text = result.out.replace("    listen [::]:443 ssl;\n", "").replace("listen 443 ", f"listen {place} ")
+        return text.replace("<VirtualHost *:443>", f"<VirtualHost {place}>")
 
     return configured
 

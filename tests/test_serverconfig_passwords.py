@@ -95,6 +95,13 @@ def test_not_where_clients_ask_in_clear(site: Site, program: str, options: list[
     )
 
 
+def test_nor_at_another_port_than_that_of_https(site: Site, program: str) -> None:
+    options = ["--basic-auth=/users", "--listen-http=none", "--listen=443", "--listen=[::]:8443"]
+    result = site.doit("serverconfig", *options, program)
+    assert (result.code, result.out) == (3, "")
+    assert "clients first ask it without TLS, with the password in clear: leave --listen at 443" in result.err
+
+
 def test_what_is_no_path_is_refused(site: Site, program: str) -> None:
     for path in ("users", "/a$b", "/a\nb"):
         result = site.doit("serverconfig", f"--basic-auth={path}", "--listen-http=none", program)

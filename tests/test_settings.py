@@ -602,6 +602,7 @@ def test_faults_of_structure(config: Config, text: str, fault: str) -> None:
                 ("2030-04-30T00:00:00", "2030-04-30 00:00:00"),
             )
         ),
+        ("upstream.kinds", "['vms']", "invalid enum value 'vms'; known are 'container', 'vm'"),
         ("mirror.name", "''", "must be made of letters, digits, '.', '_' and '-' ('')"),
         ("mirror.name", '"a\\n"', r"must be made of letters, digits, '.', '_' and '-' ('a\n')"),
         ("mirror.name", "'a/b'", "must be made of letters, digits, '.', '_' and '-' ('a/b')"),
@@ -620,16 +621,16 @@ def test_faults_of_values(config: Config, where: str, value: str, fault: str) ->
         "rules": ["match = 'a'"],
         "mirror": ["name = 'a'", "url = 'b'"],
         "list": ["name = 'a'", "client = 'lxd'"],
+        "upstream": ["name = 'a'", "url = 'https://b'", "keyring = 'ring'"],
     }
     *tables, key = where.split(".")
     table = ".".join(tables)
     own = [line for line in lines.get(table, []) if not line.startswith(f"{key} ")]
     lines |= {table: [*own, f"{key} = {value}"]}
-    heads = {name: f"[[{name}]]" if name in ("rules", "mirror", "list") else f"[{name}]" for name in lines}
+    many = ("rules", "mirror", "list", "upstream")
+    heads = {name: f"[[{name}]]" if name in many else f"[{name}]" for name in lines}
     text = "\n".join(f"{heads[name]}\n" + "\n".join(lines[name]) for name in lines)
-    numbered = (
-        where.replace("rules.", "rules[1].").replace("mirror.", "mirror[1].").replace("list.", "list[1].")
-    )
+    numbered = re.sub(rf"^({'|'.join(many)})\.", r"\1[1].", where)
     told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
     numbered = next((told[start] for start in told if value.startswith(start)), numbered)
     assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)

@@ -25,7 +25,7 @@ from test_serverconfig import PRINTED, SERVERS, generated, get
 from tools import program as found
 
 from tasks import demo, overlay
-from tasks.follow import follow, rules
+from tasks.follow import follow
 from tasks.layout import Layout
 from tasks.settings import Share, Upstream
 from tasks.sign import Sequoia, Verifier, certificates
@@ -650,6 +650,23 @@ def test_an_index_that_is_signed_again_is_the_one_that_is_named(followed: Site, 
     assert data["products"]
 
 
+def test_a_plan_says_what_an_edit_does_to_it(followed: Site, ubuntu: Ubuntu) -> None:
+    assert "upstream" not in followed.doit("plan").out
+    said = followed.more
+    followed.more = said.replace("[[upstream]]", '[[upstream]]\nmatch = ["ubuntu/noble"]')
+    followed.configure()
+    assert (
+        "again: upstream ubuntu, for what the configuration says of it changed" in followed.doit("plan").out
+    )
+    followed.more = ""
+    followed.configure()
+    plan = followed.doit("plan")
+    assert "gone: all that is listed of upstream ubuntu, which no [[upstream]] names" in plan.out
+    assert plan.code == 0
+    followed.publish("--allow-shrink")
+    assert "gone:" not in followed.doit("plan").out
+
+
 def test_what_says_a_strange_date_says_it_in_one_line(site: Site, ubuntu: Ubuntu) -> None:
     ubuntu.write(INDEX, ubuntu.texts[INDEX].replace(b"Sat, 21", b"\\u001b[31m\\n" + b"x" * 200))
     alone(site, ubuntu)
@@ -708,8 +725,9 @@ def test_what_a_newer_program_makes_of_it_is_made_though_it_is_the_same(site: Si
     record = Layout(site.root).followed("ubuntu")
     known = load(record, Followed)
     assert known
-    older = rules(of_url(ubuntu), overlay.EDITION - 1)
-    assert known.rules == rules(of_url(ubuntu)) != older
+    of, ring = of_url(ubuntu), ubuntu.key.public.read_bytes()
+    older = overlay.rules(of, ring, overlay.EDITION - 1)
+    assert known.rules == overlay.rules(of, ring) != older
     save(record, msgspec.structs.replace(known, rules=older))
     assert asked(site, ubuntu) == "ubuntu: 4 products, 12 versions, no byte changed"
 
