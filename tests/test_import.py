@@ -101,6 +101,12 @@ def test_what_an_image_is_may_be_said(site: Site) -> None:
     assert [";".join(line.split(";")[:5]) for line in lxc(site)] == ["other;2;amd64;cloud;20250102_05:06"]
 
 
+def test_what_was_refused_is_no_product(site: Site) -> None:
+    source = put(site.base / "build", files(A, serial=WHEN, kinds=("container",)))
+    refuses(site, source, "--as=tiny/1/arm64/default")
+    assert "tiny" not in site.doit("status").out
+
+
 def test_an_architecture_has_one_name_wherever_it_stands(site: Site) -> None:
     base = site.base / "old"
     content = files(A, serial=WHEN, kinds=("container",))
