@@ -592,3 +592,22 @@ def test_a_kill_leaves_nothing_half_made(
         assert wanted.items() <= files(site.latest).items(), where
         assert not parts(site), where
         assert not list(site.root.rglob(".tmp-*")), where
+
+
+def test_a_dated_remote_gives_what_was_its_own_whatever_the_mode_is_now(
+    mirrored: Site, ubuntu: Ubuntu
+) -> None:
+    old = mirrored.latest.resolve().parent.name
+    path = next(one for one in sorted(files(mirrored.latest)) if one.startswith("upstream/"))
+    mirrored.more = mirrored.more.replace('mode = "mirror"', 'mode = "overlay"')
+    mirrored.configure()
+    mirrored.publish()
+    mirrored.publish()  # which removes what is not needed here any more
+    new = mirrored.latest.resolve().parent.name
+    assert old != new
+    with nginx(mirrored.latest, mirrored.base / "web", generated(mirrored)) as web:
+        assert get(web, f"/at/{old}/{path}").status_code == 200
+        sent = get(web, f"/at/{new}/{path}")
+        assert sent.status_code == 302
+        assert sent.headers["Location"] == f"{ubuntu.web.url}/{path.removeprefix('upstream/ubuntu/')}"
+        assert get(web, f"/at/{new}/upstream/other/x").status_code == 404
