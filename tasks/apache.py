@@ -103,16 +103,16 @@ def _agents(agents: list[tuple[str, str]]) -> str:
 
 def _others(upstreams: Iterable[Upstream]) -> str:
     """The rules that send on what lies elsewhere; in an address ``%1`` would be what was found."""
-    rules = []
+    rules, there = [], f'    RewriteRule "^/(?:at/[^/]+/)?{TOP}/"'
     for one in upstreams:
         url = one.url.rstrip("/").replace("%", "\\%")
         rules.append(
-            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /+{TOP}/+{one.name}/([^? ]+)"\n'
-            f'    RewriteRule "^/{TOP}/" "{url}/%1" [R=302,NE,QSD,L]\n'
+            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /+(?:at/+[^/? ]+/+)?{TOP}/+{one.name}/([^? ]+)"\n'
+            f'{there} "{url}/%1" [R=302,NE,QSD,L]\n'
         )
     if rules:
         outside = f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ [^? ]*{UPWARDS}" [NC]\n'
-        rules.insert(0, outside + f'    RewriteRule "^/{TOP}/" - [R=404,L]\n')
+        rules.insert(0, f"{outside}{there} - [R=404,L]\n")
     return "".join(rules)
 
 

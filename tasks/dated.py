@@ -21,7 +21,7 @@ _NGINX = """\
     # Snapshots as remotes of their own, by date and by name (doit pin): https://@NAME@/at/20261120/
     location ^~ /at/ {
         root @ROOT@;
-        location ~ /\\. {
+@ELSEWHERE@        location ~ /\\. {
             return 404;
         }
         location ~ ^/at/(?<imagepress_at>[^/]+)@STREAMS@/(?<imagepress_file>(?:images|index)\\.[a-z.]+)$ {
@@ -34,7 +34,7 @@ _NGINX = """\
         location ~ ^/at/[^/]+/(?:site-id|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
             default_type text/plain;
         }
-@ELSEWHERE@    }
+    }
 
 """
 

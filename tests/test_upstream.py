@@ -531,13 +531,14 @@ def raw(web: Web, path: str) -> tuple[int, str | None]:
 
 def test_what_the_web_server_redirects(followed: Site, ubuntu: Ubuntu, tmp_path: Path, program: str) -> None:
     with SERVERS[program](followed.latest, tmp_path / "web", generated(followed, program=program)) as web:
-        for base in (web.url, web.http):
+        at = f"/at/{followed.latest.readlink().parts[1]}"
+        for base in (web.url, web.http, f"{web.url}{at}"):
             for path, there in HOSTILE.items():
                 answer = get(web, base + path)
                 assert answer.status_code == (302 if there else 404), path
                 assert answer.headers.get("Location") == (ubuntu.web.url + there if there else None)
                 assert "Set-Cookie" not in answer.headers
-        for path in UPWARDS:
+        for path in (f"{top}{path}" for top in ("", at) for path in UPWARDS):
             status, there = raw(web, path)
             assert (status in (400, 404), there) == (True, None), path
         assert raw(web, "/upstream/ubuntu/a")[0] == 302
