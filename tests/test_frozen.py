@@ -69,7 +69,7 @@ class TestContract:
         assert snapshot(layout, NOW) == f"20261121-0830.0 ({kind})"
         assert snapshot(layout, NOW, kind) == "20261121-0830.0 shows it already"
 
-    def test_it_shows_the_tree_as_it_was(self, layout: Layout) -> None:
+    def test_it_shows_the_tree_as_it_was(self, layout: Layout, kind: str) -> None:
         place(layout, image(A), listed=1)
         snapshot(layout, NOW)
         (layout.staging / "half").mkdir(parents=True)
@@ -80,6 +80,8 @@ class TestContract:
         assert read(layout, "20261121-0830.0") == before
         snapshot(layout, NOW)
         assert len(read(layout, "20261121-0830.1")) == len(before) + 3
+        all_of_site = ["public", *(["staging"] if kind in {"zfs", "cephfs"} else [])]
+        assert sorted(os.listdir(layout.snapshots / "20261121-0830.1")) == all_of_site
         assert read(layout, "20261121-0830.0") == before
         assert snapshots(layout) == ["20261121-0830.0", "20261121-0830.1"]
         assert latest_name(layout) == "20261121-0830.1"
@@ -137,6 +139,7 @@ class TestContract:
             }
         assert len(snapshots(layout)) == 2
         assert not list(layout.snapshots.glob(".tmp-*"))
+        assert sorted(remains(layout, kind)) == ([] if kind in {"zfs", "cephfs"} else snapshots(layout))
 
     def test_one_that_cannot_be_changed_goes_unless_it_is_needed(self, layout: Layout, kind: str) -> None:
         place(layout, image(A), image(B), listed=1)
@@ -369,9 +372,14 @@ def test_init_makes_a_directory_on_btrfs_a_subvolume(tmp_path: Path, server: Sta
         refused = site.doit("publish")
         assert refused.code == 2
         assert "doit init makes it one" in refused.out
+        unfinished = volume / "root/.tmp-site"
+        run("btrfs", "subvolume", "create", unfinished)
+        (unfinished / "half").touch()
         said = site.doit("init")
         assert said.code == 0, said.out
         assert "root/site is a subvolume now; snapshots by btrfs" in said.out
+        assert not unfinished.exists()
+        assert not (volume / "root/site/half").exists()
         assert "(btrfs)" in site.publish().out
         assert site.tree("latest").keys() == before.keys()
         assert "nothing changed" in site.publish().out
