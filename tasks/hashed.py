@@ -159,10 +159,10 @@ class Part(Hashed):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             self._file = os.fdopen(handle, "r+b")
+            if os.fstat(handle).st_size > size:  # it is of something else
+                os.ftruncate(handle, 0)
             self._begin()
             self.hash_only(self._file)
-        if self.size > size:
-            self.reset()
 
 
 def settle(source: Path, target: Path) -> None:

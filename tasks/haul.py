@@ -9,6 +9,7 @@ import queue
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tasks import files, overlay, stock, streams, tree
@@ -131,7 +132,7 @@ class Haul:
             self._count, self._size, self._troubles = self._count + 1, self._size + file.size, 0
         elif isinstance(error, PublishError):
             self._troubles += isinstance(error, UpstreamError)
-            self._stop |= isinstance(error, TreeError) or self._troubles >= TRIALS
+            self._stop |= self._troubles >= TRIALS
             self._failed[path] = str(error)
         elif not isinstance(error, _Stopped):
             raise error
@@ -179,6 +180,7 @@ class Haul:
                 raise ImageRejected(f"{self._of.url}/{source}: is not what its signed list names, {what}")
             settle(part, self._layout.public / path)
         except TreeError:
+            self._stop = True
             files.unlink(part)  # on a full disk everything else needs the room
             raise
 
@@ -187,11 +189,9 @@ class Haul:
         for _ in range(2):
             with Part(part, file.size) as sink:
                 kept = sink.size
-                try:
+                with suppress(ImageRejected):  # it goes on after the last byte
                     if kept < file.size:
                         self._web.download(source, sink)
-                except ImageRejected:  # it goes on after the last byte
-                    sink.reset()
                 if (sink.size, sink.sha256.hexdigest()) == (file.size, file.sha256):
                     return True
                 if not kept:

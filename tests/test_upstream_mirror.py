@@ -26,7 +26,7 @@ from test_upstream import DATA, INDEX, JAMMY, NOBLE, OURS, Ubuntu, alone, images
 
 from tasks import mirror, settings
 from tasks.follow import follow
-from tasks.haul import Haul
+from tasks.haul import DOWNLOADS, Haul
 from tasks.layout import Layout
 from tasks.state import Held, load
 
@@ -193,7 +193,10 @@ def test_a_run_that_ends_keeps_what_came(
     assert not parts(site)
 
 
-def test_a_beginning_of_something_else_is_fetched_again(site: Site, ubuntu: Ubuntu, cut: Cutting) -> None:
+@pytest.mark.parametrize(("size", "asked"), [(2, [2 << 20, 0]), (3, [0]), (4, [0])])
+def test_a_beginning_of_something_else_is_fetched_again(
+    site: Site, ubuntu: Ubuntu, cut: Cutting, size: int, asked: list[int]
+) -> None:
     disk = grow(ubuntu, 3 << 20)
     cut.stall[disk] = 2 << 20
     process = site.start("publish")
@@ -202,11 +205,13 @@ def test_a_beginning_of_something_else_is_fetched_again(site: Site, ubuntu: Ubun
     process.communicate()
     cut.stall.clear()
     (part,) = (one for one in parts(site) if one.stat().st_size == 2 << 20)
-    part.write_bytes(b"X" * (2 << 20))
+    part.write_bytes(b"X" * (size << 20))
+    (part.parent / "wanted no more").touch()
     cut.asked.clear()
     site.publish()
-    assert [start for path, start in cut.asked if path == disk] == [2 << 20, 0]
+    assert [start for path, start in cut.asked if path == disk] == asked
     assert files(site.latest) == named(site)
+    assert not parts(site)
 
 
 def test_a_server_that_does_not_resume_starts_again(site: Site, ubuntu: Ubuntu, cut: Cutting) -> None:
@@ -329,6 +334,37 @@ def test_a_full_disk_is_one_line_and_keeps_ours_from_nobody(site: Site, ubuntu: 
     assert files(site.latest) == named(site)
 
 
+def test_a_disk_that_refuses_is_not_asked_for_every_file(site: Site, ubuntu: Ubuntu) -> None:
+    alone(site, ubuntu, mode='"mirror"')
+    (site.root / "site/parts").mkdir(parents=True)
+    (site.root / "site/parts/ubuntu").touch()
+    site.publish(code=1)
+    held = load(Layout(site.root).held("ubuntu"), Held)
+    assert held
+    assert 1 <= len(held.failed) <= DOWNLOADS
+
+
+def test_files_that_are_gone_are_asked_for_once_and_keep_no_other_away(site: Site, ubuntu: Ubuntu) -> None:
+    ubuntu.document = released.products(["20.04", "22.04", "24.04"], ["amd64", "arm64", "s390x"], 2)
+    ubuntu.publish()
+    gone = [*ubuntu.public.rglob("*-squashfs")]
+    assert len(gone) == 3 * 3 * 2
+    for path in gone:
+        path.unlink()
+    alone(site, ubuntu, mode='"mirror"')
+    site.publish(code=1)
+    asked = fetched(ubuntu)
+    assert len(asked) == len({*asked}) == 4 * len(gone)
+    held = load(Layout(site.root).held("ubuntu"), Held)
+    assert held
+    assert {*held.failed} == {f"{TOP}/{path.relative_to(ubuntu.public)}" for path in gone}
+    assert len(held.files) == 3 * len(gone)
+    lost = site.root / "site/public" / next(path for path in held.files if "-20200101/" in path)
+    lost.unlink()
+    site.publish(code=1)
+    assert lost.exists(), "what failed before comes last"
+
+
 def test_kinds_and_keep_choose(site: Site, ubuntu: Ubuntu) -> None:
     """In both modes; of containers alone no disk is fetched."""
     newest = [*ubuntu.document["products"][NOBLE]["versions"]][-1]
@@ -390,7 +426,8 @@ def test_the_mode_may_be_changed_both_ways_and_the_upstream_removed(mirrored: Si
     assert not list(mirrored.latest.rglob("ubuntu.*"))
     mirrored.publish()
     assert not (mirrored.latest / "upstream").exists()
-    assert not list((mirrored.root / "state/held").iterdir())
+    for place in ("held", "offered"):
+        assert not list((mirrored.root / "state" / place).iterdir())
     assert "nothing changed" in mirrored.publish().out
 
 
@@ -419,6 +456,9 @@ def test_an_older_index_is_not_believed(mirrored: Site, ubuntu: Ubuntu) -> None:
     ubuntu.write(INDEX, released.text({**index, "updated": "Sun, 22 Nov 2026 00:00:00 +0000"}))
     mirrored.publish()
     assert images(mirrored)[NOBLE]["aliases"] == "new"
+    ubuntu.document["updated"] = "Sat, 21 Nov 2026 10:00:02 +0100"
+    ubuntu.write(DATA, released.text(ubuntu.document))
+    mirrored.publish()  # of the index, which is as it was, the date is known still
     now = {place: (ubuntu.public / f"{place}.sjson").read_bytes() for place in (INDEX, DATA)}
     for place in (INDEX, DATA):
         (ubuntu.public / f"{place}.sjson").write_bytes(before[place])
@@ -431,6 +471,8 @@ def test_an_older_index_is_not_believed(mirrored: Site, ubuntu: Ubuntu) -> None:
     (mirrored.root / "state/upstream/ubuntu.json").unlink()
     mirrored.publish()
     assert images(mirrored)[NOBLE]["aliases"] == "24.04,u2404"
+    ubuntu.write(INDEX, ubuntu.texts[INDEX].replace(b"Sun, 22", b"some day"))
+    assert "ubuntu: nothing new" in mirrored.publish().out, "without a date there is nothing to compare"
 
 
 def test_a_file_that_is_replaced_there_is_replaced_here(mirrored: Site, ubuntu: Ubuntu) -> None:
