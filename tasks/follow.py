@@ -76,9 +76,8 @@ def _follow(layout: Layout, of: Upstream, shrink: Share, say: Callable[[str], ob
     if not of.is_mirrored:
         products = stock.newest(products, of.keep)
     changed = files.write_changed(data, streams.text(products))
-    notes, documents = (*asked.idle, *overlay.said(left)), {**known.documents, **asked.documents}
-    documents = {where: document for where, document in documents.items() if where in asked.marks}
-    save(place, Followed(url=of.url, rules=told, marks=asked.marks, notes=notes, documents=documents))
+    notes = (*asked.idle, *overlay.said(left))
+    save(place, Followed(url=of.url, rules=told, marks=asked.marks, notes=notes, documents=asked.documents))
     return f"{of.name}: {overlay.summary(products)}" + ("" if changed else ", no byte changed")
 
 
@@ -109,7 +108,7 @@ class _Upstream:
         self._record = record  # what an operator removes to have all of it forgotten
         self._web = Web(of.url, str(of.ca or ""), say)
         self.marks: dict[str, str] = {}  # file without suffix -> its ETag, and its digest
-        self.documents: dict[str, Document] = {}  # those that are new
+        self.documents: dict[str, Document] = {}  # those that were read: with anything new, all of them
         self.idle: list[str] = []  # what the configuration asks of it in vain
 
     def products(self) -> tuple[overlay.Products, list[overlay.Left]] | None:

@@ -40,10 +40,12 @@ def btrfs(work: Path) -> Iterator[Path]:
     need_root(WHY)
     with _mountpoint(work) as place:
         run(program("mkfs.btrfs"), "-q", _image(work))
+        run("mount", "--bind", place, place)  # what is mounted last at a place is seen there
         run("mount", "-o", "loop", work / "image", place)
         try:
             yield place
         finally:
+            run("umount", place)
             run("umount", place)
 
 
@@ -108,11 +110,12 @@ def _image(work: Path) -> Path:
 def _mountpoint(work: Path) -> Iterator[Path]:
     """Shared: what is unmounted below it goes from the mount namespaces of other tests' daemons too."""
     outer = work / "volumes"
-    (outer / "volume").mkdir(parents=True)
+    place = outer / "a volume"  # /proc/self/mountinfo writes the blank by its number
+    place.mkdir(parents=True)
     run("mount", "--bind", outer, outer)
     run("mount", "--make-shared", outer)
     try:
-        yield outer / "volume"
+        yield place
     finally:
         run("umount", outer)
 
