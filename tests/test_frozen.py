@@ -137,6 +137,9 @@ class TestContract:
             assert {path for path in read(layout, name) if path.startswith("images/")} == {
                 f"{image(B).path}/{file}" for file in image(B).files
             }
+            if kind == "btrfs":
+                with pytest.raises(OSError, match="Read-only"):
+                    (layout.snapshots / name / "new").touch()
         assert len(snapshots(layout)) == 2
         assert not list(layout.snapshots.glob(".tmp-*"))
         assert sorted(remains(layout, kind)) == ([] if kind in {"zfs", "cephfs"} else snapshots(layout))
