@@ -234,7 +234,7 @@ def test_rollback_lists_again_what_was_listed(three: Site) -> None:
         assert said(three, command).splitlines()[0].startswith(f"pinned: at {first} by")
     assert said(three, "status").count("pinned") == 1
     listed = said(three, "snapshots").splitlines()
-    assert listed[0] == f"{shown}  3 products, 3 images, latest"
+    assert listed[0] == f"{shown}  3 products, 3 images, latest, at/{shown[:8]}/"
     assert listed[-1] == f"{first}  3 products, 3 images, pinned"
     said(three, "rollback", "--release")
     result = three.publish()

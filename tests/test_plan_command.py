@@ -85,13 +85,14 @@ def test_it_knows_what_time_alone_brings(four: Site) -> None:
     (lapsing,) = json.loads((four.root / "state/lapsing.json").read_text())
     assert "expired" not in four.doit("plan").out
     (four.root / "state/lapsing.json").write_text(json.dumps({lapsing: 1}))
+    four.lines = four.lines.replace('grace = "1h"', 'grace = "0s"')  # none goes before
     four.more += '[snapshot]\nkeep = 1\nkeep_for = "0s"\n[[mirror]]\nname = "far"\nurl = "far"\n'
     four.configure()
     out = four.doit("plan").out
     assert f"expired: {lapsing}, which no index has named for site.grace" in out
     assert len(re.findall(r"^expired: snapshot 20", out, re.MULTILINE)) == 1
     assert "behind: mirror far has nothing yet\n" in out
-    assert "behind: mirror near" not in out
+    assert "behind: mirror near still has 1 lapsed or withdrawn image\n" in out
 
 
 def test_it_says_what_a_mirror_has_that_is_behind(four: Site) -> None:
