@@ -157,6 +157,20 @@ class TestContract:
         assert snapshots(layout) == stay
         assert len(read(layout, stay[-1])) == 4
 
+    def test_everybody_may_look_into_it_whatever_the_umask(self, layout: Layout, kind: str) -> None:
+        place(layout, image(A), image(B), listed=1)
+        layout.public.parent.chmod(0o700)
+        top, before = layout.snapshots / "20261121-0830.0", os.umask(0o077)
+        try:
+            snapshot(layout, NOW)
+            if kind not in {"zfs", "cephfs"}:  # there it is the site itself
+                assert top.stat().st_mode & 0o777 == 0o755
+            purge(layout, [image(A).path], lambda: None, rules(layout), {top.name})
+        finally:
+            os.umask(before)
+        if kind != "btrfs":  # there it is a copy of what was right
+            assert top.stat().st_mode & 0o777 == 0o755
+
     def test_its_times_are_those_of_the_site(self, layout: Layout) -> None:
         place(layout, image(A), listed=1)
         file = layout.image(image(A)) / "incus.tar.xz"

@@ -484,6 +484,16 @@ def test_an_older_index_is_not_believed(mirrored: Site, ubuntu: Ubuntu) -> None:
     assert "ubuntu: nothing new" in mirrored.publish().out, "without a date there is nothing to compare"
 
 
+def test_what_is_lost_comes_again_and_is_shown(mirrored: Site, ubuntu: Ubuntu) -> None:
+    before, asked = files(mirrored.latest), len(ubuntu.asked())
+    lost = min(before)
+    for tree in (mirrored.root / "site/public", mirrored.latest.resolve()):
+        (tree / lost).unlink()
+    mirrored.publish()
+    assert files(mirrored.latest) == before
+    assert fetched(ubuntu, asked) == [f"/{lost.removeprefix(f'{TOP}/')}"]
+
+
 def test_a_file_that_is_replaced_there_is_replaced_here(mirrored: Site, ubuntu: Ubuntu) -> None:
     disk = grow(ubuntu, 99)
     mirrored.publish()
