@@ -390,6 +390,26 @@ def test_kinds_and_keep_choose(site: Site, ubuntu: Ubuntu) -> None:
     assert not [path for path in fetched(ubuntu) if newest not in path]
 
 
+def test_keep_may_be_changed_both_ways(mirrored: Site, ubuntu: Ubuntu) -> None:
+    every = named(mirrored)
+    for keep, count in (("1", len(every) // 2), ("0", len(every))):
+        mirrored.more = table(ubuntu, mode='"mirror"', keep=keep)
+        mirrored.configure()
+        mirrored.publish()
+        assert len(named(mirrored)) == count
+    assert named(mirrored) == every
+
+
+def test_a_path_that_is_none_here_is_left_out(site: Site, ubuntu: Ubuntu) -> None:
+    for version in ubuntu.document["products"][NOBLE]["versions"].values():
+        version["items"]["disk1.img"]["path"] += " "
+    ubuntu.publish()
+    alone(site, ubuntu, mode='"mirror"')
+    assert "its path has other characters than files here have" in site.publish().out
+    assert len(named(site)) == 4 * 2 * 4 - 2
+    assert files(site.latest) == named(site)
+
+
 def test_what_is_listed_no_more_goes_after_the_grace(mirrored: Site, ubuntu: Ubuntu) -> None:
     mirrored.lines = 'grace = "1h"\n'
     mirrored.configure()
@@ -484,11 +504,12 @@ def test_an_older_index_is_not_believed(mirrored: Site, ubuntu: Ubuntu) -> None:
     assert "ubuntu: nothing new" in mirrored.publish().out, "without a date there is nothing to compare"
 
 
-def test_what_is_lost_comes_again_and_is_shown(mirrored: Site, ubuntu: Ubuntu) -> None:
+@pytest.mark.parametrize("lose", [Path.unlink, Path.write_text], ids=["gone", "empty"])
+def test_what_is_lost_comes_again_and_is_shown(mirrored: Site, ubuntu: Ubuntu, lose: Any) -> None:
     before, asked = files(mirrored.latest), len(ubuntu.asked())
     lost = min(before)
     for tree in (mirrored.root / "site/public", mirrored.latest.resolve()):
-        (tree / lost).unlink()
+        lose(tree / lost, *([""] if lose is Path.write_text else []))
     mirrored.publish()
     assert files(mirrored.latest) == before
     assert fetched(ubuntu, asked) == [f"/{lost.removeprefix(f'{TOP}/')}"]
