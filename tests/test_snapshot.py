@@ -12,6 +12,7 @@ from sites import Site, build, files, matrix
 from tasks import settings
 from tasks.catalogue import Catalogue, kept
 from tasks.decisions import Decisions
+from tasks.files import point
 from tasks.image import File, Image, Kind, Product, Source
 from tasks.layout import Layout
 from tasks.prune import due, prune
@@ -130,6 +131,10 @@ def test_a_delisted_image_stays_for_grace_after_the_flip(layout: Layout, rules: 
     assert not layout.image(old).exists()
     assert layout.image(new).exists()
     assert encode(Ledger(PRODUCT, (new,))) == layout.ledger(PRODUCT).read_bytes()
+    save(layout.catalogue, Catalogue(()))
+    mark_lapsing(layout, NOW)
+    prune(layout, rules, Decisions(), NOW + timedelta(minutes=60))
+    assert not (layout.public / "images").exists()
 
 
 def test_an_image_that_is_listed_again_is_not_removed(layout: Layout, rules: settings.Settings) -> None:
@@ -149,6 +154,8 @@ def test_a_snapshot_goes_when_both_limits_are_passed(layout: Layout, rules: sett
         "from when the next was shown"
     )
     assert due(layout, rules, Decisions(), NOW + timedelta(minutes=61))[1] == ["20261121-0830.0"]
+    shorter = msgspec.structs.replace(rules, site=settings.Site(root=layout.root, grace=settings.Span(60)))
+    assert due(layout, shorter, Decisions(), NOW + timedelta(minutes=60))[1] == []
     longer = msgspec.structs.replace(rules, site=settings.Site(root=layout.root, grace=settings.Span(7200)))
     assert due(layout, longer, Decisions(), NOW + timedelta(minutes=120))[1] == [], "whatever is longer"
     assert due(layout, longer, Decisions(), NOW + timedelta(minutes=121))[1] == ["20261121-0830.0"]
@@ -159,6 +166,20 @@ def test_a_snapshot_goes_when_both_limits_are_passed(layout: Layout, rules: sett
     prune(layout, rules, Decisions(), NOW + timedelta(days=1))
     assert snapshots(layout) == ["20261121-0832.0", "20261121-0833.0"]
     assert latest_name(layout) == "20261121-0833.0"
+
+
+def test_what_latest_shows_stays_though_a_run_was_killed_before_it_showed_another(layout: Layout) -> None:
+    for step in range(2):
+        place(layout, *(image(f"20260101_00:{minute:02d}") for minute in range(step + 1)), listed=2)
+        snapshot(layout, NOW)
+    point(layout.latest, "snapshots/20261121-0830.0/public")
+    nothing = settings.Span(0)
+    at_once = settings.Settings(
+        site=settings.Site(root=layout.root, grace=nothing),
+        signing=settings.Signing(key="x"),
+        snapshot=settings.Snapshot(keep=1, keep_for=nothing),
+    )
+    assert due(layout, at_once, Decisions(), NOW + timedelta(days=1)) == ([], [])
 
 
 def test_keep_counts_images_and_spares_the_newest_of_each_kind() -> None:
