@@ -63,7 +63,7 @@ def apache(
         "IMAGES": _quoted(str(tree / "images")),
         "BOUNDARY": BOUNDARY,
         "FIRST": FIRST,
-        "OTHERS": (redirects := _others(one for one in upstreams if not one.is_mirrored)),
+        "OTHERS": (redirects := _others(upstreams, "" if web.tree else f"{tree.parent}/at")),
         "NONE": f"^/{TOP}/" + (f"(?!{here}/)" if here else ""),
         "SERVED": f"^/(?:images|{TOP}/{here})/" if here else "^/images/",
     }
@@ -101,18 +101,24 @@ def _agents(agents: list[tuple[str, str]]) -> str:
     return "".join(reversed(rules))
 
 
-def _others(upstreams: Iterable[Upstream]) -> str:
-    """The rules that send on what lies elsewhere; in an address ``%1`` would be what was found."""
-    rules, there = [], f'    RewriteRule "^/(?:at/[^/]+/)?{TOP}/"'
+def _others(upstreams: Iterable[Upstream], at: str) -> str:
+    """The rules that send on what lies elsewhere; in an address ``%1`` would be what was found.
+
+    ``at`` is where snapshots are, "" for nowhere: one may be of a time when [[upstream]] said another mode.
+    """
+    rules, lost = [], _quoted(at.replace("%", "\\%") + "/$1")
     for one in upstreams:
         url = one.url.rstrip("/").replace("%", "\\%")
-        rules.append(
-            f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /+(?:at/+[^/? ]+/+)?{TOP}/+{one.name}/([^? ]+)"\n'
-            f'{there} "{url}/%1" [R=302,NE,QSD,L]\n'
-        )
+        asked = f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ /+@{TOP}/+{one.name}/([^? ]+)"\n'
+        sent = f'"{url}/%1" [R=302,NE,QSD,L]\n'
+        if not one.is_mirrored:
+            rules.append(asked.replace("@", "") + f'    RewriteRule "^/{TOP}/" {sent}')
+        if at:
+            rules.append(f"    RewriteCond {lost} !-f\n" + asked.replace("@", "at/+[^/? ]+/+"))
+            rules.append(f'    RewriteRule "^/at/([^/]+/{TOP}/.*)" {sent}')
     if rules:
         outside = f'    RewriteCond %{{THE_REQUEST}} "^[A-Z]+ [^? ]*{UPWARDS}" [NC]\n'
-        rules.insert(0, f"{outside}{there} - [R=404,L]\n")
+        rules.insert(0, outside + f'    RewriteRule "^/(?:at/[^/]+/)?{TOP}/" - [R=404,L]\n')
     return "".join(rules)
 
 

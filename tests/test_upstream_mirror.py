@@ -678,8 +678,9 @@ def test_a_kill_leaves_nothing_half_made(
         assert not list(site.root.rglob(".tmp-*")), where
 
 
+@pytest.mark.parametrize(("program", "serving"), [("nginx", nginx), ("apache", apache)])
 def test_a_dated_remote_gives_what_was_its_own_whatever_the_mode_is_now(
-    mirrored: Site, ubuntu: Ubuntu
+    mirrored: Site, ubuntu: Ubuntu, program: str, serving: Any
 ) -> None:
     old = mirrored.latest.resolve().parent.name
     path = next(one for one in sorted(files(mirrored.latest)) if one.startswith("upstream/"))
@@ -689,9 +690,14 @@ def test_a_dated_remote_gives_what_was_its_own_whatever_the_mode_is_now(
     mirrored.publish()  # which removes what is not needed here any more
     new = mirrored.latest.resolve().parent.name
     assert old != new
-    with nginx(mirrored.latest, mirrored.base / "web", generated(mirrored)) as web:
+    with serving(mirrored.latest, mirrored.base / "web", generated(mirrored, program=program)) as web:
         assert get(web, f"/at/{old}/{path}").status_code == 200
         sent = get(web, f"/at/{new}/{path}")
         assert sent.status_code == 302
         assert sent.headers["Location"] == f"{ubuntu.web.url}/{path.removeprefix('upstream/ubuntu/')}"
         assert get(web, f"/at/{new}/upstream/other/x").status_code == 404
+    mirrored.more = mirrored.more.replace('mode = "overlay"', 'mode = "mirror"')
+    mirrored.configure()
+    with serving(mirrored.latest, mirrored.base / "again", generated(mirrored, program=program)) as web:
+        assert get(web, f"/at/{old}/{path}").status_code == 200
+        assert get(web, f"/at/{new}/{path}").headers["Location"] == sent.headers["Location"]
