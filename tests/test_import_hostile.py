@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import tarfile
-import time
 import tracemalloc
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -165,14 +164,12 @@ def test_a_file_that_was_looked_at_is_the_one_that_is_checked(tmp_path: Path) ->
 
 
 def test_what_is_no_root_is_not_copied(site: Site) -> None:
-    """A sparse one of 64 GiB was, before its header was looked at."""
+    """A sparse one of 64 GiB was, before its header was looked at: longer than the command may take."""
     root = tree(site.base / "old", A) / "rootfs.squashfs"
     os.truncate(root, 0)
     os.truncate(root, 60 << 30)
-    begun = time.monotonic()
     text = said(site, f"--from={site.base}/old")
     assert f"{A}/{WHEN}: rejected: rootfs.squashfs is not what its name says" in text
-    assert time.monotonic() - begun < 60
 
 
 def deep(top: Path, levels: int) -> None:

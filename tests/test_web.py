@@ -2,7 +2,6 @@
 
 import gzip
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,9 +91,8 @@ def test_what_cannot_be_had_is_no_absence(url: str) -> None:
 def test_one_server_has_only_so_much_time(url: str, what: str) -> None:
     said: list[str] = []
     web = Web(url, say=said.append)
-    web.limit, web.quiet, began = 1.0, 0.3, time.monotonic()
+    web.limit, web.quiet = 1.0, 0.3
     assert failure(web, f"{what}/x").startswith(f"{url}/{what}/x: did not come within the 1 s")
-    assert time.monotonic() - began < 5
     assert said == [f"waiting for {url}/{what}/x"]
 
 
