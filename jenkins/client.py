@@ -113,7 +113,7 @@ class Client:
     def _pause(self, url: str, left: int, error: Exception) -> None:
         """Wait a little before the next attempt; raises JenkinsError when there is none left."""
         if not left:
-            raise JenkinsError(f"{url}: {_short(error)}") from error
+            raise JenkinsError(f"{url}: {short(error)}") from error
         time.sleep(0.2 * (ATTEMPTS - left))
 
     def _pump(self, answer: requests.Response, sink: Sink) -> None:
@@ -147,7 +147,7 @@ class Client:
                 allow_redirects=artifact,
             )
         except (requests.RequestException, ValueError) as error:
-            raise JenkinsError(f"{url}: {_short(error)}") from error
+            raise JenkinsError(f"{url}: {short(error)}") from error
         with answer:
             if answer.status_code == requests.codes.not_found:
                 raise NotFound(f"{url}: not found (gone, or this user may not see it)")
@@ -224,8 +224,8 @@ def _status(code: int) -> str:
     return f"HTTP status {code}" + (f": {hints[code]}" if code in hints else "")
 
 
-def _short(error: Exception) -> str:
-    """The innermost reason, on one line: requests nests four exceptions around it."""
+def short(error: Exception) -> str:
+    """The innermost reason of a failed request, on one line: requests nests four exceptions around it."""
     text, reason = str(error), error
     while (inner := reason.__cause__ or reason.__context__) and isinstance(inner, OSError | HTTPError):
         reason = inner

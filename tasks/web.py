@@ -18,7 +18,7 @@ from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from jenkins.client import Client, Sink
+from jenkins.client import Client, Sink, short
 from jenkins.errors import JenkinsError
 from tasks.errors import UpstreamError
 from tasks.threads import ahead
@@ -96,7 +96,7 @@ class Web:
                     raise UpstreamError(f"{url}: HTTP status {answer.status_code}")
                 return Answer(self._body(url, answer), answer.headers.get("ETag", ""))
         except (OSError, HTTPError, ValueError) as error:  # OSError is a CA that cannot be read, too
-            raise UpstreamError(f"{url}: {_short(error)}") from error
+            raise UpstreamError(f"{url}: {short(error)}") from error
 
     def _body(self, url: str, answer: requests.Response) -> bytes:
         """As it comes, for a chunk that is waited for would hide a server that drips."""
@@ -119,12 +119,3 @@ class Web:
             self._large.download(quote(path), sink)
         except JenkinsError as error:
             raise UpstreamError(str(error)) from error
-
-
-def _short(error: Exception) -> str:
-    """The innermost reason, in one line: requests nests four exceptions around it."""
-    text, reason = str(error), error
-    while (inner := reason.__cause__ or reason.__context__) and isinstance(inner, OSError | HTTPError):
-        reason = inner
-        text = str(inner) or text
-    return text.splitlines()[0][-200:] if text else type(error).__name__
