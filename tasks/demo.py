@@ -50,6 +50,7 @@ def settings(clone: Path) -> config.Settings:
             config.Rule(match="alpine", requirements={"secureboot": "false"}, lxc_min_level=3),
         ),
         mirror=(config.Mirror(name="demo", url=str(base / "mirror")),),
+        snapshot=config.Snapshot(backend="hardlink"),  # to start over is to remove .demo, by rm
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks import files, trees
-from tasks.errors import ProgramFailed, TreeError
+from tasks.errors import ProgramFailed, ProgramMissing, TreeError
 from tasks.layout import Layout
 from tasks.programs import run
 
@@ -190,7 +190,8 @@ def prepare(layout: Layout, wanted: str) -> None:
     if wanted in {"auto", "btrfs"} and not site.exists() and _mount(site)[0] == "btrfs":
         with files.disk("make"):
             layout.root.mkdir(parents=True, exist_ok=True)
-        _btrfs("subvolume", "create", str(site))
+        with suppress(ProgramMissing):  # then it is a directory: no snapshot could be made
+            _btrfs("subvolume", "create", str(site))
     if wanted != "auto":
         backend(layout, wanted)
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from sites import Key, Site, build, matrix
+from sites import CHECKOUT, Key, Site, build, matrix
 from test_snapshot import image, place
 from tools import need_root
 from volumes import VOLUMES, btrfs, run
@@ -360,6 +362,31 @@ def test_on_btrfs_a_plain_directory_is_frozen_by_hard_links(tmp_path: Path) -> N
         assert snapshot(layout, NOW) == "20261121-0830.0 (hardlink)"
         with pytest.raises(TreeError, match="no subvolume of its own"):
             frozen.backend(layout, "btrfs")
+
+
+def test_on_btrfs_without_its_programs_there_are_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with btrfs(tmp_path) as volume:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        layout = Layout(volume / "root")
+        frozen.prepare(layout, "auto")
+        place(layout, image(A), listed=1)
+        said = snapshot(layout, NOW)
+        monkeypatch.undo()
+        assert said == "20261121-0830.0 (hardlink)"
+
+
+def test_the_demo_can_be_removed_on_btrfs(tmp_path: Path) -> None:
+    with btrfs(tmp_path) as volume:
+        for name in ("tasks", "jenkins"):
+            shutil.copytree(CHECKOUT / name, volume / name)
+        for name in ("dodo.py", "pyproject.toml"):
+            shutil.copy(CHECKOUT / name, volume / name)
+        env = {name: value for name, value in os.environ.items() if name != "PUBLISH_CONFIG"}
+        argv = [sys.executable, "-m", "doit", "publish"]
+        subprocess.run(argv, cwd=volume, env=env, check=True, capture_output=True, timeout=120)
+        shutil.rmtree(volume / ".demo")
 
 
 def test_who_is_not_root_freezes_and_removes_on_btrfs() -> None:
