@@ -160,11 +160,19 @@ class _Reader:
             names = [row.name for row in rows]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 self.fault(what, f"two {what}s are called {name!r}; names must differ")
-        matches = {"list": [one.match for one in lists], "upstream": [one.match for one in upstreams]}
+        matches = {
+            "list": [one.match for one in lists],
+            "upstream": [one.match for one in upstreams],
+            "mirror": [one.match for one in mirrors],
+        }
         for what, some in matches.items():
             for number, patterns in enumerate(some, start=1):
                 for pattern in patterns:
                     self.check_match(f"{what}[{number}].match", pattern)
+
+        for group in sorted({one.group for one in mirrors} - {""}):
+            if len({(one.match, one.keep) for one in mirrors if one.group == group}) > 1:
+                self.fault("mirror", f"those of group {group!r} must have the same match and keep")
 
     def check_match(self, where: str, pattern: str) -> None:
         """Check a pattern of products."""

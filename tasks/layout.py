@@ -12,6 +12,7 @@ LXC = PurePosixPath("meta/1.0")
 SNAPSHOT = re.compile(r"[0-9]{8}-[0-9]{4}\.[0-9]+")  # the minute in UTC, and a counter
 OLD_SERIAL = ".serial"  # when the tree was published, as images.linuxcontainers.org's publisher has it
 SITE_ID = "site-id"  # tells whose tree this is, here and on every mirror
+TRACE = "trace"  # which snapshot this is, and of when: the last file that a mirror gets
 PAGE = "index.html"  # for people
 KEY = "key.asc"  # the public keys that have signed here
 PROTOCOLS = "protocols"  # what older protocols ask for

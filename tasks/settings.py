@@ -296,6 +296,30 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     url: Annotated[str, Meta(pattern=r"^[^-]", description="a path or an rsync URL")]
+    group: str = ""  # mirrors behind one host name share it
+    match: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] = ("*",)
+    keep: Annotated[int, Meta(ge=0)] = 0  # newest images of each product, 0 for all that are listed
+    flip: bool = False  # its indexes are replaced by one symbolic link
+    bandwidth: Annotated[
+        str, Meta(pattern=r"^([0-9]+(\.[0-9]+)?[KMG]?)?\Z", description="bytes a second, like 20M")
+    ] = ""
+    timeout: Span = Span(5 * 60)  # without a byte, before rsync gives up
+    retries: Annotated[int, Meta(ge=0, le=20)] = 2
+    pause: Span = Span(10)  # before the first retry; before each further one it is doubled
+    ssh: Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*\Z", description="options of ssh in one line")] = ""
+    password_file: Path | None = None  # of an rsync daemon's user
+    probe: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~%:/+-]*)?)?\Z",
+            description="an http:// or https:// URL without user",
+        ),
+    ] = ""  # where clients find it
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it gets some of the images only, and so indexes of its own."""
+        return self.match != ("*",) or self.keep > 0
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

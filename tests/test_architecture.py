@@ -34,6 +34,7 @@ NOUNS = {
     "schema",
     "stock",
     "streams",
+    "trace",
     "twin",
     "webserver",
     "words",
