@@ -12,7 +12,9 @@ from doit.exceptions import TaskError, TaskFailed
 
 from tasks import files, frozen, indexes, mirror, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import PublishError, TreeError
+from tasks.fleet import Fleet
 from tasks.layout import KEY, PAGE, PROTOCOLS
+from tasks.mirrored import Terms, behind
 from tasks.overlay import TOP
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror, Upstream
@@ -33,6 +35,7 @@ class Exposure:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._layout, self._settings = run.layout, run.settings
+        self._fleet = Fleet(run.settings.mirror, lambda _: mirror.whole(run.layout))
 
     @property
     def lxc(self) -> Lxc:
@@ -240,17 +243,19 @@ class Exposure:
         return not any(purge.due(self._layout, self._gone))
 
     def push(self, one: Mirror) -> str | TaskFailed:
-        """Push to a mirror; rsync inherits the lock."""
-        run, grace = self._run, self._settings.site.grace
-        adopt, keep = one.name == run.adopted, [run.lock()]
-        said = mirror.push(one, self._layout, grace, self._gone, keep, adopt=adopt, now=run.now)
-        return run.alone(said)
+        """Push to a mirror, and to all others that this run is to push to; rsync inherits the lock."""
+        run, adopted = self._run, self._run.adopted
+        names = {other.name for other in self._settings.mirror}
+        wanted = {name.removeprefix("mirror:") for name in run.selected if name.startswith("mirror:")}
+        wanted = wanted if wanted and wanted == {*run.selected} else names
+        return run.alone(self._fleet.push(one, self._terms(run.lock()), wanted, adopted))
 
     def is_mirrored(self, one: Mirror) -> bool:
         """Whether there is nothing to do for a mirror."""
-        grace = self._settings.site.grace
-        there = mirror.is_current(one, self._layout, grace, self._gone, self._run.now)
-        return there and one.name != self._run.adopted
+        return self._fleet.is_current(one, self._terms()) and one.name != self._run.adopted
+
+    def _terms(self, *keep: int) -> Terms:
+        return Terms(self._layout, self._settings.site.grace, self._gone, keep, lambda: self._run.now)
 
     @property
     def _gone(self) -> set[str]:
@@ -275,7 +280,7 @@ class Exposure:
         yield from self._coming()
         for one in self._settings.mirror:
             if not self.is_mirrored(one):
-                yield preview.behind(one, layout, self._settings.site.grace, self._gone, run.now)
+                yield behind(one, self._terms(), self._fleet.others(one))
 
     def _coming(self) -> Iterator[str]:
         from tasks import haul  # noqa: PLC0415 - as above

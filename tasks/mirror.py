@@ -1,182 +1,246 @@
 """Make a mirror equal to the newest snapshot, by rsync (acts).
 
-In this order: images, the LXC index, the streams, the page, and what is gone at last, so that nothing on
-the mirror ever names a file that is not there. Indexes are compared by checksum: rsync's quick check
-misses one of equal size written in the same second. What the mirror's own index named until lately
+In this order: images, deltas, the LXC index, the streams, the page, and what is gone at last, so that
+nothing on the mirror ever names a file that is not there. Indexes are compared by checksum: rsync's quick
+check misses one of equal size written in the same second. What the mirror's own index named until lately
 stays for ``grace`` after that mirror switched, however long it was away.
+
+rsync renames one file after the other, so an index and its signature are out of step for a moment. A mirror
+that is flipped has its indexes below ``.index/``, a directory for each time they changed, and shows them by
+one symbolic link, which rsync replaces by one rename: images, which never change, are in one place.
 
 Nothing is ever deleted where ``site-id`` does not say that the tree there is ours.
 """
 
 import tempfile
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from tasks import tree
-from tasks.errors import ProgramFailed, TreeError
-from tasks.layout import INDEX_TREES, KEY, PAGE, SITE_ID, Layout
+from tasks import files, trace, tree, trees
+from tasks.errors import TreeError, UpstreamError
+from tasks.layout import OLD_SERIAL, PAGE, SITE_ID, TRACE, Layout
+from tasks.mirrored import Terms, protected, record, shape
 from tasks.overlay import TOP
-from tasks.programs import run
-from tasks.settings import Mirror, Span, is_remote
-from tasks.state import Mirrored, latest_name, load, save
+from tasks.rsync import Rsync
+from tasks.settings import Mirror, is_remote
+from tasks.state import Mirrored, latest_name, save
+from tasks.words import lasting
 
-TIMEOUT = 24 * 3600.0  # seconds for one phase; a first push moves a terabyte
-STALL = 300  # seconds without a byte after which rsync gives up
-MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked for is not there
-
-
-def is_current(mirror: Mirror, layout: Layout, grace: Span, gone: AbstractSet[str], now: datetime) -> bool:
-    """Whether the mirror has the newest snapshot, and nothing there is due to go."""
-    if not latest_name(layout):
-        return True  # nothing to show yet
-    known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
-    newest = (known.snapshot, known.url, known.failed) == (latest_name(layout), mirror.url, "")
-    return (
-        newest
-        and gone <= {*known.gone}
-        and len(_protected(known.lapsing, grace, gone, now)) == len(known.lapsing)
-    )
+IMAGES = ["--include=/images", f"--include=/{TOP}", "--exclude=/*"]  # what images are: all else names them
+INDEXES = ["--exclude=/images", f"--exclude=/{TOP}"]
+DELTAS = "delta-*.vcdiff*"
+DELETE = ["--delete", "--delete-delay", "--existing", "--ignore-existing"]  # adds nothing
+INDEX, NOW = ".index", "now"
+PATIENCE = 60.0  # seconds for what a mirror is asked over HTTP
 
 
-def push(  # noqa: PLR0913 - what, where, by whose leave, and when
-    mirror: Mirror,
-    layout: Layout,
-    grace: Span,
-    gone: AbstractSet[str],
-    keep: Sequence[int],
-    *,
-    adopt: bool,
-    now: datetime,
-) -> str:
-    """Push the newest snapshot; a failure is noted for the last task to report, and others go on.
+@dataclass(frozen=True)
+class Source:
+    """What a mirror is to get: a snapshot, or a part of one with indexes of its own."""
 
-    ``gone`` are directories of images that get no grace; ``keep`` are descriptors that rsync inherits:
-    the run's lock, for as long as rsync lives. Raises TreeError when the destination is not this site's
-    mirror; ``adopt`` makes it one.
-    """
+    snapshot: str
+    images: Path  # the directory above images/
+    indexes: Path  # the one above streams/
+    listed: frozenset[str]  # what these indexes name: directories of images, and files of upstreams
+    filters: tuple[str, ...] = ()  # rsync's, of what is left out
+
+    @property
+    def tree(self) -> str:
+        """What the indexes are called below ``.index/``: other indexes, another name."""
+        seen = sorted((path, mark[1]) for path, mark in trees.marks(self.indexes).items() if _is_index(path))
+        return f"{self.snapshot}-{sha256(repr(seen).encode()).hexdigest()[:8]}"
+
+
+def whole(layout: Layout) -> Source:
+    """The newest snapshot."""
     name = latest_name(layout)
-    known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
-    # Absolute, for a serial contains a colon; the real directory, for latest may be flipped meanwhile.
+    # The real directory, for latest may be flipped meanwhile.
     source = (layout.snapshots / name / "public").resolve()
-    try:
-        if not is_remote(mirror.url):
-            Path(mirror.url).mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(mirror, source, known, adopt=adopt)
-        for phase in phases():
-            run(command(phase, source, mirror.url), timeout=TIMEOUT, keep=keep)
-        known = _switched(known, name, mirror.url, tree.listed_paths(source) | tree.brought(source), now)
-        save(layout.mirrored(mirror.name), known)
-        lapsing = _protected(known.lapsing, grace, gone, now)
+    return Source(name, source, source, frozenset(tree.listed_paths(source) | tree.brought(source)))
+
+
+def carried(filters: Sequence[str] = ()) -> list[list[str]]:
+    """The options of each phase that brings what no index names yet, in order."""
+    deltas = [f"--include=/images/**/{DELTAS}", "--include=/images", "--include=/images/**/", "--exclude=*"]
+    return [[*filters, f"--exclude=/images/**/{DELTAS}", *IMAGES], [*filters, *deltas]]
+
+
+def named() -> list[list[str]]:
+    """The options of each phase that brings what names images, in order; the trace is the last file."""
+    people = [PAGE, OLD_SERIAL, TRACE]
+    later = [f"--exclude=/{one}" for one in people]
+    return [
+        ["--checksum", "--delay-updates", "--include=/meta", "--include=/meta/1.0/***", "--exclude=*"],
+        ["--checksum", "--delay-updates", *INDEXES, *later],
+        ["--checksum", *[f"--include=/{one}" for one in people], "--exclude=*"],
+    ]
+
+
+class Push:
+    """One push to one mirror; its three parts raise ProgramFailed, TreeError, UpstreamError or OSError."""
+
+    def __init__(self, mirror: Mirror, source: Source, terms: Terms, *, adopt: bool = False) -> None:
+        self.mirror, self._source, self._terms, self._adopt = mirror, source, terms, adopt
+        failing = record(terms.layout, mirror).failed  # it was tried again before, and waits for nobody now
+        self._rsync = Rsync(mirror, terms.keep, 0 if failing else None)
+
+    def carry(self) -> None:
+        """Bring what no index there names yet; raises TreeError when the destination is not ours."""
+        if not is_remote(self.mirror.url):
+            Path(self.mirror.url).mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign()
+        self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
+        for phase in carried(self._source.filters):
+            self._rsync.push(phase, self._source.images)
+
+    def switch(self) -> None:
+        """Let the mirror name what it has now, and see that it does."""
+        before, name = record(self._terms.layout, self.mirror), self._source.tree if self.mirror.flip else ""
+        if name:
+            self._flip(name, before.tree)
+        else:
+            for phase in named():
+                self._rsync.push(phase, self._source.indexes)
+        now = int(self._terms.clock().timestamp())
+        gone = {*before.listed, *before.lapsing} - self._source.listed
+        known = replace(
+            before,
+            snapshot=self._source.snapshot,
+            url=self.mirror.url,
+            shape=shape(self.mirror),
+            tree=name,
+            listed=tuple(sorted(self._source.listed)),
+            lapsing={path: before.lapsing.get(path, now) for path in sorted(gone)},
+            lag=None,
+        )
+        self._save(known)
+        self._save(replace(known, lag=self._seen()))
+
+    def sweep(self, others: Iterable[Mirror] = ()) -> None:
+        """Remove what no index there has named for ``grace``; ``others`` are behind the same name."""
+        known = record(self._terms.layout, self.mirror)
+        lapsing = protected(known, self._terms, others)
         with tempfile.NamedTemporaryFile("w", suffix=".filter") as filters:
             filters.writelines(f"protect /{path}{_whole(path)}\n" for path in sorted(lapsing))
             filters.flush()
-            run(command(deletion(filters.name), source, mirror.url), timeout=TIMEOUT, keep=keep)
-    except (ProgramFailed, OSError) as error:
-        save(layout.mirrored(mirror.name), replace(known, failed=str(error)))
-        return f"failed: {error}"
-    absent = tuple(sorted(path for path in gone if not (source / path).exists()))
-    save(layout.mirrored(mirror.name), replace(known, lapsing=lapsing, gone=absent))
-    return f"{name} is at {mirror.url}"
+            options = [*DELETE, f"--filter=merge {filters.name}", *self._source.filters, *IMAGES]
+            self._rsync.push(options, self._source.images)
+        if known.tree:
+            with self._links(known.tree) as links:
+                self._rsync.push([*DELETE, *INDEXES, f"--exclude=/{INDEX}/{known.tree}"], links)
+        else:
+            self._rsync.push([*DELETE, *INDEXES], self._source.indexes)
+        absent = (path for path in self._terms.gone if not (self._source.images / path).exists())
+        self._save(replace(known, lapsing=lapsing, gone=tuple(sorted(absent)), failed="", since=0))
 
+    def done(self) -> str:
+        """The line of a push that went well."""
+        known = record(self._terms.layout, self.mirror)
+        lag = "" if known.lag is None else f", seen {lasting(known.lag)} after it was published"
+        return f"{known.snapshot} is at {self.mirror.url}{lag}"
 
-def phases() -> list[list[str]]:
-    """The options of each phase that adds, in order; the mark of ownership goes first."""
-    trees = [f"--exclude=/{tree}" for tree in INDEX_TREES]
-    return [
-        [f"--include=/{SITE_ID}", "--exclude=*"],
-        [*trees, f"--exclude=/{KEY}", f"--exclude=/{PAGE}"],
-        ["--checksum", "--delay-updates", "--include=/meta", "--include=/meta/1.0/***", "--exclude=*"],
-        ["--checksum", "--delay-updates", "--exclude=/images", f"--exclude=/{TOP}", f"--exclude=/{PAGE}"],
-        ["--checksum", f"--include=/{PAGE}", "--exclude=*"],
-    ]
+    def fail(self, why: str) -> None:
+        """Keep why the mirror is not as it should be, for the last task to report."""
+        known = record(self._terms.layout, self.mirror)
+        since = known.since or int(self._terms.clock().timestamp())
+        self._save(replace(known, url=self.mirror.url, failed=why, since=since))
 
+    def _save(self, known: Mirrored) -> None:
+        save(self._terms.layout.mirrored(self.mirror.name), known)
 
-def deletion(filters: str) -> list[str]:
-    """The options of the last phase, which adds nothing and spares what the filters protect."""
-    return ["--delete", "--delete-delay", "--existing", "--ignore-existing", f"--filter=merge {filters}"]
-
-
-def command(phase: Sequence[str], source: Path, url: str) -> list[str]:
-    """One rsync call; modes are ours, whatever the mirror's umask."""
-    # fmt: off
-    return [
-        "rsync", "--recursive", "--links", "--times", "--perms", "--chmod=D0755,F0644",
-        f"--timeout={STALL}",
-        *phase,
-        "--", f"{source}/", _directory(url),
-    ]
-    # fmt: on
-
-
-def _refuse_foreign(mirror: Mirror, source: Path, known: Mirrored, *, adopt: bool) -> None:
-    """Raise TreeError unless the destination is ours, or empty at its first push, or adopted."""
-    own = (source / SITE_ID).read_text()
-    there = _read_id(mirror.url)
-    if there == own or adopt:
-        return
-    told = f"mirror {mirror.name}: {mirror.url}"
-    if there:
-        raise TreeError(
-            f"{told} is another site's ({SITE_ID} {there.strip()[:40]!r});"
-            f" nothing was changed there. If this site is its new owner: doit mirror --adopt={mirror.name}"
+    def _flip(self, name: str, before: str) -> None:
+        """Bring the indexes into a directory of their own, and let one link show them."""
+        linked = [f"--link-dest=../{before}"] if before not in ("", name) else []
+        with tempfile.TemporaryDirectory() as empty:
+            Path(empty, INDEX).mkdir()
+            self._rsync.push([], Path(empty))
+        self._rsync.push(
+            ["--checksum", *linked, *INDEXES, f"--exclude=/{SITE_ID}"],
+            self._source.indexes,
+            f"{INDEX}/{name}",
         )
-    if known.snapshot and known.url == mirror.url:
-        raise TreeError(
-            f"{told} was ours and has lost its {SITE_ID}: is it mounted?"
-            f" If it is: doit mirror --adopt={mirror.name}"
-        )
-    if not _is_empty(mirror.url):
-        raise TreeError(
-            f"{told} is not empty and has no {SITE_ID}: is the address right? What this site does not have"
-            f" would be deleted there; if that is meant: doit mirror --adopt={mirror.name}"
-        )
+        with self._links(name) as links:
+            self._rsync.push([f"--include=/{INDEX}", f"--include=/{INDEX}/{NOW}", "--exclude=*"], links)
+            self._rsync.push(["--force", f"--exclude=/{INDEX}"], links)
+
+    @contextmanager
+    def _links(self, name: str) -> Iterator[Path]:
+        """What lies above the images of a mirror that is flipped, as a directory to bring there."""
+        with tempfile.TemporaryDirectory() as made:
+            top = Path(made)
+            (top / INDEX).mkdir()
+            (top / INDEX / NOW).symlink_to(name)
+            for one in self._source.indexes.iterdir():
+                if one.name == SITE_ID:
+                    (top / SITE_ID).write_bytes(one.read_bytes())
+                elif _is_index(f"/{one.name}"):
+                    (top / one.name).symlink_to(f"{INDEX}/{NOW}/{one.name}")
+            yield top
+
+    def _seen(self) -> int | None:
+        """Ask the mirror what it shows: seconds since that was published; raises UpstreamError for another.
+
+        Clients' way, where that is known, else by rsync.
+        """
+        expected = files.read(self._source.indexes / TRACE)
+        wanted = trace.read(expected.decode()) if expected else None
+        if not wanted:  # of a time before there was such a file
+            return None
+        there = self._asked() if self.mirror.probe else self._rsync.read(TRACE)
+        shown = trace.read(there or "")
+        if shown != wanted:
+            place = self.mirror.probe or self.mirror.url
+            found = f"{shown.snapshot} of {shown.published}" if shown else f"no {TRACE} of this site"
+            raise UpstreamError(
+                f"{place} shows {found}, not {wanted.snapshot}:"
+                " is it that directory that is served there, and no cache's copy?"
+            )
+        return max(0, int(self._terms.clock().timestamp()) - wanted.seconds)
+
+    def _asked(self) -> str:
+        """The trace as clients would get it; raises UpstreamError."""
+        from tasks.web import Web  # noqa: PLC0415 - few have an address to ask
+
+        web = Web(self.mirror.probe)
+        web.limit = PATIENCE
+        body = web.get(f"{TRACE}?{self._source.snapshot}").body  # no cache has seen this one
+        return (body or b"").decode(errors="replace")
+
+    def _refuse_foreign(self) -> None:
+        """Raise TreeError unless the destination is ours, or empty at its first push, or adopted."""
+        own = (self._source.indexes / SITE_ID).read_text()
+        there = self._rsync.read(SITE_ID)
+        if there == own or self._adopt:
+            return
+        name, url = self.mirror.name, self.mirror.url
+        told = f"mirror {name}: {url}"
+        if there:
+            raise TreeError(
+                f"{told} is another site's ({SITE_ID} {there.strip()[:40]!r});"
+                f" nothing was changed there. If this site is its new owner: doit mirror --adopt={name}"
+            )
+        if record(self._terms.layout, self.mirror).snapshot:
+            raise TreeError(
+                f"{told} was ours and has lost its {SITE_ID}: is it mounted?"
+                f" If it is: doit mirror --adopt={name}"
+            )
+        if not self._rsync.is_empty():
+            raise TreeError(
+                f"{told} is not empty and has no {SITE_ID}: is the address right? What this site does not"
+                f" have would be deleted there; if that is meant: doit mirror --adopt={name}"
+            )
 
 
-def _read_id(url: str) -> str:
-    """The site-id at a destination, "" where there is none."""
-    with tempfile.TemporaryDirectory() as directory:
-        target = Path(directory, SITE_ID)
-        try:
-            run(["rsync", f"--timeout={STALL}", "--", _directory(url) + SITE_ID, target], timeout=TIMEOUT)
-        except ProgramFailed as error:
-            if error.code != MISSING:
-                raise
-            return ""
-        return target.read_text(errors="replace")
-
-
-def _is_empty(url: str) -> bool:
-    try:
-        listed = run(["rsync", f"--timeout={STALL}", "--list-only", "--", _directory(url)], timeout=TIMEOUT)
-    except ProgramFailed as error:
-        if error.code != MISSING:
-            raise
-        return True
-    return all(line.endswith(b" .") for line in listed.splitlines())
-
-
-def _switched(known: Mirrored, name: str, url: str, listed: AbstractSet[str], now: datetime) -> Mirrored:
-    """The mirror's record after its indexes changed: what they name no more begins to lapse."""
-    gone = {*known.listed, *known.lapsing} - listed if known.url == url else set[str]()
-    stamp = int(now.timestamp())
-    lapsing = {path: known.lapsing.get(path, stamp) for path in sorted(gone)}
-    there = known.gone if known.url == url else ()
-    return Mirrored(name, url, "", tuple(sorted(listed)), lapsing, there)
-
-
-def _protected(lapsing: dict[str, int], grace: Span, gone: AbstractSet[str], now: datetime) -> dict[str, int]:
-    until = now.timestamp() - grace.seconds
-    return {path: since for path, since in lapsing.items() if since > until and path not in gone}
+def _is_index(path: str) -> bool:
+    """Whether a path, from ``/`` on, is none of what the indexes name."""
+    return path.split("/")[1] not in ("images", TOP)
 
 
 def _whole(path: str) -> str:
     """What makes a filter fit all that an image is; of upstreams single files are listed."""
     return "" if path.startswith(f"{TOP}/") else "/***"
-
-
-def _directory(url: str) -> str:
-    return url if url.endswith("/") else f"{url}/"

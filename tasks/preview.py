@@ -1,8 +1,6 @@
 """What ``publish`` would do, and why (acts: reads the state and what a poll found; changes nothing)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -14,8 +12,8 @@ from tasks.image import Product
 from tasks.layout import Layout
 from tasks.ledgers import exposed
 from tasks.plan import UNTESTED, Wish
-from tasks.settings import Mirror, Span, Upstream
-from tasks.state import Failure, Followed, Ledger, Mirrored, Offers, latest_name, load, load_all
+from tasks.settings import Upstream
+from tasks.state import Failure, Followed, Ledger, Offers, load, load_all
 from tasks.words import counted
 
 UP_TO_DATE = "up to date"
@@ -92,21 +90,6 @@ def delisted(layout: Layout, word: Decisions) -> Iterator[str]:
     stay = {image.path for image in word.listed(images)}
     gone = (one for one in images if (word.refuses(one) if pinned else one.path not in stay))
     yield from (f"delisted: {image.path}" for image in gone)
-
-
-def behind(mirror: Mirror, layout: Layout, grace: Span, gone: AbstractSet[str], now: datetime) -> str:
-    """What a mirror that is not current has; ``gone`` are directories of images that get no grace."""
-    known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
-    told = f"behind: mirror {mirror.name}"
-    if known.url != mirror.url or not known.snapshot:
-        return f"{told} has nothing yet"
-    failed = f", and failed: {known.failed}" if known.failed else ""
-    if failed or known.snapshot != latest_name(layout):
-        return f"{told} has {known.snapshot}{failed}"
-    until = now.timestamp() - grace.seconds
-    lapsed = {path for path, since in known.lapsing.items() if since <= until or path in gone}
-    due = lapsed | (gone - {*known.gone})
-    return f"{told} still has {counted(len(due), 'lapsed or withdrawn image')}"
 
 
 def table(rows: Sequence[Planned], globs: Iterable[str]) -> list[str]:

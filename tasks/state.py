@@ -91,7 +91,11 @@ class Mirrored(msgspec.Struct, frozen=True):
 
     snapshot: str = ""
     url: str = ""
+    shape: str = ""  # a mark of what it gets of a snapshot, and how
+    tree: str = ""  # where its indexes lie, of one that is flipped
     failed: str = ""
+    since: int = 0  # seconds since the epoch, of the first of its failures in a row; 0 for none
+    lag: int | None = None  # seconds from the snapshot's publication until the mirror was seen to show it
     listed: tuple[str, ...] = ()
     lapsing: dict[str, int] = msgspec.field(default_factory=dict)  # path -> seconds since the epoch
     gone: tuple[str, ...] = ()  # images that were withdrawn at once, and are not there any more

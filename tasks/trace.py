@@ -5,11 +5,12 @@ it there knows how far behind it is.
 """
 
 import re
+from datetime import datetime
 from typing import NamedTuple
 
 from tasks.layout import SNAPSHOT
 
-_LINES = re.compile(r"site: (\S+)\nsnapshot: (\S+)\npublished: (\S+)\n")
+_LINES = re.compile(r"site: (\S+)\nsnapshot: (\S+)\npublished: (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\n")
 
 
 class Trace(NamedTuple):
@@ -22,6 +23,11 @@ class Trace(NamedTuple):
     def text(self) -> str:
         """The file."""
         return f"site: {self.site}\nsnapshot: {self.snapshot}\npublished: {self.published}\n"
+
+    @property
+    def seconds(self) -> int:
+        """When it was published, in seconds since the epoch."""
+        return int(datetime.fromisoformat(self.published).timestamp())
 
 
 def read(text: str) -> Trace | None:

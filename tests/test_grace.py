@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from mirrors import push, terms
 from readers import named
 from sites import Key
 
 from tasks import decide, indexes, settings
 from tasks.image import INCUS, META, ROOT_TAR, SOURCE, SQUASHFS, SUMS, File, Image, Product, Source, sums
 from tasks.layout import Layout
-from tasks.mirror import push
 from tasks.prune import prune
 from tasks.purge import purge
 from tasks.settings import Lxc, Mirror, Share, Site, Snapshot, Span
@@ -85,7 +85,7 @@ class World:
 
     def push(self) -> None:
         grace = self.settings.site.grace
-        push(self.mirror, self.layout, grace, self.gone, [], adopt=False, now=self.now)
+        push(self.mirror, terms(self.layout, self.now, self.gone, grace))
 
     def decide(self) -> None:
         """What an operator does on a bad day."""

@@ -189,7 +189,7 @@ def test_withdrawn_at_once_it_is_nowhere(three: Site) -> None:
 
 def test_withdrawn_at_once_says_where_it_failed_and_goes_on_later(three: Site) -> None:
     new = serials(three, A)[-1]
-    three.more += '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n'
+    three.more += '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\nretries = 0\n'
     three.configure()
     out = said(three, "withdraw", "--now", f"{A}/{new}", code=1)
     assert re.search(r"mirror:gone +failed: rsync ended with code \d+", out)

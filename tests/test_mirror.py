@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import servers
+from mirrors import phase, phases, push, terms
 from sites import Site, build, matrix
 from tools import need
 
 from tasks.errors import TreeError
 from tasks.layout import Layout
-from tasks.mirror import command, is_current, phases, push
+from tasks.mirrored import is_current
 from tasks.page import links
-from tasks.settings import Mirror, Span
+from tasks.settings import Mirror
 
 DELETE = ["--delete", "--existing", "--ignore-existing"]
 
@@ -75,7 +76,7 @@ def test_ssh(two: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_mirror_that_is_away_is_named_and_others_go_on(two: Site) -> None:
-    two.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n[[mirror]]\nname = "near"\nurl = "near"\n'
+    two.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\nretries = 0\n[[mirror]]\nname = "near"\nurl = "near"\n'
     result = two.publish(code=1)
     assert re.search(r"failed: mirror gone: rsync ended with code \d+", result.out)
     assert content(two.base / "near") == content(two.latest)
@@ -96,8 +97,8 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
         page, key = two.latest / "index.html", two.latest / "key.asc"
         before = (mirror / "index.html").read_bytes() if (mirror / "index.html").exists() else b""
         (mirror / "key.asc").unlink(missing_ok=True)
-        for number, phase in enumerate([*phases(), DELETE]):
-            assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(mirror))) == 0
+        for number, options in enumerate([*phases(), DELETE]):
+            phase(options, two.latest, mirror)
             index = mirror / "streams/v1/images.json"
             named = set(re.findall(r'"path": "([^"]+)"', index.read_text())) if index.exists() else set()
             assert not [path for path in named if not (mirror / path).is_file()]
@@ -105,9 +106,9 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
                 for line in listed.read_text().splitlines():
                     assert (mirror / line.split(";")[5].strip("/") / "rootfs.tar.xz").is_file()
             # The key comes with the streams, and the page after them.
-            assert (mirror / "key.asc").exists() == (number >= 3)
+            assert (mirror / "key.asc").exists() == (number >= 4)
             there = (mirror / "index.html").read_bytes() if (mirror / "index.html").exists() else b""
-            assert there == (page.read_bytes() if number >= 4 else before)
+            assert there == (page.read_bytes() if number >= 5 else before)
             assert [link for link in {*links(there)} - {"key.asc"} if not (mirror / link).is_file()] == []
         assert (mirror / "key.asc").read_bytes() == key.read_bytes()
 
@@ -116,21 +117,19 @@ def test_an_index_of_equal_size_and_time_is_pushed(two: Site, tmp_path: Path) ->
     two.publish()
     mirror = tmp_path / "mirror"
     mirror.mkdir()
-    source = two.latest.resolve()
-    for phase in phases():
-        os.spawnvp(os.P_WAIT, "rsync", command(phase, source, str(mirror)))
+    for options in phases():
+        phase(options, two.latest, mirror)
     for name in ("streams/v1/index.json", "index.html", "key.asc"):
         stale = mirror / name
         seen = stale.stat()
         stale.write_bytes(b"x" * seen.st_size)
         os.utime(stale, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
-    for phase in phases():
-        os.spawnvp(os.P_WAIT, "rsync", command(phase, source, str(mirror)))
-    assert content(mirror) == content(source)
+    for options in phases():
+        phase(options, two.latest, mirror)
+    assert content(mirror) == content(two.latest)
 
 
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
-HOUR = Span(3600)
 
 
 def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Site) -> None:
@@ -140,7 +139,7 @@ def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Sit
     layout = Layout(two.root)
 
     def give(now: datetime) -> int:
-        push(mirror, layout, HOUR, set(), [], adopt=False, now=now)
+        push(mirror, terms(layout, now))
         assert content(two.latest).items() <= content(two.mirror).items()
         return len(list(two.mirror.glob(f"images/{A}/*")))
 
@@ -150,14 +149,14 @@ def test_what_a_mirror_named_stays_for_grace_after_that_mirror_switched(two: Sit
     two.publish()
     two.publish()
     assert len(list(two.latest.glob(f"images/{A}/*"))) == 1, "the origin has pruned it"
-    assert not is_current(mirror, layout, HOUR, set(), NOW)
+    assert not is_current(mirror, terms(layout, NOW))
     assert give(NOW + timedelta(days=7)) == 2
-    assert is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=7, minutes=59))
-    assert not is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=7, minutes=61)), (
+    assert is_current(mirror, terms(layout, NOW + timedelta(days=7, minutes=59)))
+    assert not is_current(mirror, terms(layout, NOW + timedelta(days=7, minutes=61))), (
         "time alone brings work"
     )
     assert give(NOW + timedelta(days=7, minutes=61)) == 1
-    assert is_current(mirror, layout, HOUR, set(), NOW + timedelta(days=9))
+    assert is_current(mirror, terms(layout, NOW + timedelta(days=9)))
     assert content(two.mirror) == content(two.latest)
 
 
@@ -195,25 +194,25 @@ def test_a_mirror_that_never_listed_it_gives_up_what_was_withdrawn_at_once(two: 
     """A file may lie there that no index of the mirror ever named: one of a product in quarantine."""
     two.publish()
     mirror, layout = Mirror(name="eu1", url=str(two.mirror)), Layout(two.root)
-    push(mirror, layout, HOUR, set(), [], adopt=False, now=NOW)
-    assert is_current(mirror, layout, HOUR, set(), NOW)
+    push(mirror, terms(layout, NOW))
+    assert is_current(mirror, terms(layout, NOW))
     listed = next(iter(two.latest.glob("images/*/*/*/*/*"))).relative_to(two.latest)
-    push(mirror, layout, HOUR, {str(listed)}, [], adopt=False, now=NOW)
-    assert not is_current(mirror, layout, HOUR, {str(listed)}, NOW), "it came from there just now"
+    push(mirror, terms(layout, NOW, {str(listed)}))
+    assert not is_current(mirror, terms(layout, NOW, {str(listed)})), "it came from there just now"
     (two.mirror / "images/unlisted").mkdir()
-    assert not is_current(mirror, layout, HOUR, {"images/unlisted"}, NOW)
-    push(mirror, layout, HOUR, {"images/unlisted"}, [], adopt=False, now=NOW)
+    assert not is_current(mirror, terms(layout, NOW, {"images/unlisted"}))
+    push(mirror, terms(layout, NOW, {"images/unlisted"}))
     assert not (two.mirror / "images/unlisted").exists()
-    assert is_current(mirror, layout, HOUR, {"images/unlisted"}, NOW)
+    assert is_current(mirror, terms(layout, NOW, {"images/unlisted"}))
 
 
 def test_a_first_push_that_was_cut_goes_on(two: Site) -> None:
     two.publish()
     two.mirror.mkdir()
-    for phase in phases()[:2]:
-        assert os.spawnvp(os.P_WAIT, "rsync", command(phase, two.latest.resolve(), str(two.mirror))) == 0
+    for options in phases()[:2]:
+        phase(options, two.latest, two.mirror)
     mirror = Mirror(name="eu1", url=str(two.mirror))
-    push(mirror, Layout(two.root), HOUR, set(), [], adopt=False, now=NOW)
+    push(mirror, terms(Layout(two.root), NOW))
     assert content(two.mirror) == content(two.latest)
 
 
@@ -249,12 +248,4 @@ def test_the_push_raises_for_a_foreign_tree(two: Site, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/file").touch()
     with pytest.raises(TreeError, match="is not empty"):
-        push(
-            Mirror(name="x", url=str(tmp_path / "foreign")),
-            Layout(two.root),
-            HOUR,
-            set(),
-            [],
-            adopt=False,
-            now=NOW,
-        )
+        push(Mirror(name="x", url=str(tmp_path / "foreign")), terms(Layout(two.root), NOW))

@@ -17,6 +17,7 @@ import pytest
 import requests
 from busybox import machine
 from daemons import Daemon
+from mirrors import phase, phases
 from servers import Web
 from sites import CHECKOUT, Key, Site, build, files, matrix
 from test_serverconfig import FAULTS, PRINTED, SERVERS, certificate, generated, web_of
@@ -27,7 +28,6 @@ from tasks import webserver
 from tasks.files import digest, fill
 from tasks.importurl import importurl
 from tasks.layout import PROTOCOLS
-from tasks.mirror import phases
 from tasks.rest import rest
 from tasks.settings import Protocols
 
@@ -662,10 +662,23 @@ def test_a_name_stands_for_the_newest_and_for_a_container_before_a_machine() -> 
     assert f"{4:064}".encode() in made["images/aliases/name/vm@.json"]
 
 
-def test_a_mirror_gets_them_after_the_images() -> None:
-    wanted = f"--exclude=/{PROTOCOLS}"
-    assert [wanted in phase for phase in phases()] == [False, True, False, False, False]
-    assert "--checksum" in phases()[3]
+def test_a_mirror_gets_them_after_the_images(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for path in ("images/a", f"{PROTOCOLS}/b"):
+        (source / path).parent.mkdir(parents=True)
+        (source / path).touch()
+    there = []
+    for options in phases():
+        phase(options, source, target)
+        there.append((sorted(one.name for one in target.iterdir()), "--checksum" in options))
+    assert there == [
+        ([], False),
+        (["images"], False),
+        (["images"], False),
+        (["images"], True),
+        (["images", PROTOCOLS], True),
+        (["images", PROTOCOLS], True),
+    ]
 
 
 def test_two_fingerprints_that_begin_alike_have_no_short_form() -> None:

@@ -18,6 +18,7 @@ import cutting
 import pytest
 import released
 from cutting import Cutting
+from mirrors import phase, phases
 from readers import Reader
 from servers import apache, nginx
 from sites import CHECKOUT, Site, build, matrix, wait_for
@@ -25,7 +26,7 @@ from test_kill import copied, run
 from test_serverconfig import generated, get
 from test_upstream import DATA, INDEX, JAMMY, NOBLE, OURS, Ubuntu, alone, images, new_key, plain, table
 
-from tasks import mirror, settings
+from tasks import settings
 from tasks.follow import follow
 from tasks.haul import DOWNLOADS, Haul
 from tasks.layout import Layout
@@ -615,10 +616,10 @@ def test_a_mirror_gets_files_first_and_loses_them_last(
     mirrored.configure()
     mirrored.publish()
     assert files(mirrored.mirror) == files(mirrored.latest) == named(mirrored)
-    for number, phases in enumerate((mirror.phases()[:2], mirror.phases()[2:])):
+    for number, some in enumerate((phases()[:3], phases()[3:])):
         target = tmp_path / f"phase{number}"
-        for phase in phases:
-            subprocess.run(mirror.command(phase, mirrored.latest.resolve(), str(target)), check=True)
+        for options in some:
+            phase(options, mirrored.latest, target)
         assert files(target) == ({} if number else files(mirrored.latest))
         assert (target / "streams").exists() == bool(number)
     versions, before = ubuntu.document["products"][NOBLE]["versions"], files(mirrored.mirror)

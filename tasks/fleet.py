@@ -1,0 +1,104 @@
+"""Push to all mirrors at once, and to those of a group in step (glue).
+
+Mirrors behind one host name are one server to clients: an index from one, the next file from another. So
+images go to all of them, then the indexes, then what is gone goes. One that cannot take the images holds its
+group back, for site.grace at most: until then its clients find all that any index of the group names.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from tasks.errors import PublishError, TreeError
+from tasks.mirror import Push, Source
+from tasks.mirrored import Terms, is_away, is_current, record
+from tasks.settings import Mirror
+from tasks.threads import together
+
+AT_ONCE = 8  # pushes, or groups: more would only share one line
+Said = dict[str, str | PublishError | OSError]
+
+
+class Fleet:
+    """The mirrors of one run."""
+
+    def __init__(self, mirrors: Sequence[Mirror], source: Callable[[Mirror], Source]) -> None:
+        self._mirrors, self._source = mirrors, source
+        self._said: Said = {}  # what became of a push that nobody asked for yet
+
+    def others(self, one: Mirror) -> list[Mirror]:
+        """Those behind the same name."""
+        return [other for other in self._mirrors if other.group == one.group != "" and other.name != one.name]
+
+    def is_current(self, one: Mirror, terms: Terms) -> bool:
+        """Whether there is nothing to do for a mirror, nor to say of it."""
+        return one.name not in self._said and is_current(one, terms, self.others(one))
+
+    def push(self, one: Mirror, terms: Terms, wanted: Collection[str], adopted: str) -> str:
+        """What became of the push to a mirror; all those ``wanted`` are pushed to with the first.
+
+        Raises TreeError where the destination is not ours.
+        """
+        if one.name not in self._said:
+            due = [
+                other
+                for other in self._mirrors
+                if other.name in {*wanted, one.name} or one in self.others(other)
+                if other.name in (one.name, adopted) or not is_current(other, terms, self.others(other))
+            ]
+            self._push(due, terms, adopted)
+        said = self._said.pop(one.name)
+        if isinstance(said, TreeError):
+            raise said
+        return said if isinstance(said, str) else f"failed: {said}"
+
+    def _push(self, due: Sequence[Mirror], terms: Terms, adopted: str) -> None:
+        pushes = list[Push]()
+        for one in due:
+            try:
+                pushes.append(Push(one, self._source(one), terms, adopt=one.name == adopted))
+            except PublishError as error:
+                self._said[one.name] = error
+        groups: dict[str, list[Push]] = {}
+        for push in pushes:
+            groups.setdefault(push.mirror.group or f" {push.mirror.name}", []).append(push)
+        for said in together(partial(self._group, terms), groups.values(), AT_ONCE):
+            self._said |= said
+
+    def _group(self, terms: Terms, pushes: Sequence[Push]) -> Said:
+        """Push to mirrors behind one name, each step to all of them before the next."""
+        said: Said = {}
+
+        def each(step: Callable[[Push], None], some: Sequence[Push]) -> list[Push]:
+            went = together(partial(_try, step, said), some, AT_ONCE)
+            return [push for push, well in zip(some, went, strict=True) if well]
+
+        ready = each(Push.carry, pushes)
+        missing = [push.mirror.name for push in pushes if push not in ready]
+        holding = [name for name in missing if not is_away(record(terms.layout, self._named(name)), terms)]
+        if ready and holding:
+            urgent = [push for push in ready if terms.gone - {*record(terms.layout, push.mirror).gone}]
+            for push in ready:
+                if push not in urgent:
+                    awaited = ", ".join(holding)
+                    said[push.mirror.name] = f"has the images; its indexes wait for {awaited}, of its group"
+            ready = urgent  # what is withdrawn at once waits for nobody
+        for push in each(self._sweep, each(Push.switch, ready)):
+            said[push.mirror.name] = push.done()
+        return said
+
+    def _sweep(self, push: Push) -> None:
+        push.sweep(self.others(push.mirror))
+
+    def _named(self, name: str) -> Mirror:
+        return next(one for one in self._mirrors if one.name == name)
+
+
+def _try(step: Callable[[Push], None], said: Said, push: Push) -> bool:
+    """Whether a step went well; if not, why is kept, and others go on."""
+    try:
+        step(push)
+    except (PublishError, OSError) as error:
+        push.fail(str(error))
+        said[push.mirror.name] = error
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""The door to mirrors: rsync to a path, to a daemon, or over ssh (acts).
+
+What may pass is tried again: rsync says so by its code (errcode.h of its source). Nobody is there to be
+asked for a password at night, so ssh never asks.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tasks.errors import ProgramFailed
+from tasks.programs import run
+from tasks.settings import Mirror, is_remote
+
+TIMEOUT = 24 * 3600.0  # seconds for one call; a first push moves a terabyte
+CONNECT = 30  # seconds at most until the other side answers
+MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked for is not there
+# A daemon that has enough of us or could not begin, a socket, a stream that ended, a time-out, none at the
+# start, and ssh's own end: all of these may be the network's, or a machine's that is just starting.
+PASSING = {f"code {code}" for code in (5, 10, 12, 30, 35, 255)}
+
+
+class Rsync:
+    """One mirror's destination; ``keep`` are descriptors that rsync inherits: the run's lock."""
+
+    def __init__(self, mirror: Mirror, keep: Sequence[int] = (), retries: int | None = None) -> None:
+        self._mirror, self._keep = mirror, keep
+        self._retries = mirror.retries if retries is None else retries
+        self.wait: Callable[[float], None] = time.sleep
+
+    def push(self, options: Sequence[str], source: Path, below: str = "") -> None:
+        """Bring what the options choose below a directory to the mirror; raises ProgramFailed."""
+        self._run(command(options, source, self._mirror, below))
+
+    def read(self, name: str) -> str | None:
+        """A small text there, None where there is none; raises ProgramFailed."""
+        with tempfile.TemporaryDirectory() as directory:
+            target = Path(directory, "read")
+            try:
+                self._run(
+                    [*_start(self._mirror), "--copy-links", "--", _place(self._mirror, name), str(target)]
+                )
+            except ProgramFailed as error:
+                if error.code != MISSING:
+                    raise
+                return None
+            return target.read_text(errors="replace")
+
+    def is_empty(self) -> bool:
+        """Whether nothing lies there; raises ProgramFailed."""
+        try:
+            listed = self._run([*_start(self._mirror), "--list-only", "--", _place(self._mirror)])
+        except ProgramFailed as error:
+            if error.code != MISSING:
+                raise
+            return True
+        return all(line.endswith(b" .") for line in listed.splitlines())
+
+    def _run(self, argv: Sequence[str]) -> bytes:
+        for attempt in range(self._retries + 1):
+            try:
+                return run(argv, timeout=TIMEOUT, keep=self._keep)
+            except ProgramFailed as error:
+                if error.code not in PASSING or attempt == self._retries:
+                    raise
+            self.wait(self._mirror.pause.seconds * 2**attempt)
+        raise AssertionError
+
+
+def command(options: Sequence[str], source: Path, mirror: Mirror, below: str = "") -> list[str]:
+    """One push; modes are ours, whatever the mirror's umask. The source is absolute: serials have colons."""
+    # fmt: off
+    return [
+        *_start(mirror), "--recursive", "--links", "--times", "--perms", "--chmod=D0755,F0644",
+        *([f"--bwlimit={mirror.bandwidth}"] if mirror.bandwidth else []),
+        *options,
+        "--", f"{source}/", _place(mirror, below),
+    ]
+    # fmt: on
+
+
+def _start(mirror: Mirror) -> list[str]:
+    """The program, and how the mirror is reached."""
+    connect = min(CONNECT, mirror.timeout.seconds or CONNECT)
+    words = ["rsync", f"--timeout={mirror.timeout.seconds}"]
+    if is_daemon(mirror.url):
+        words += [f"--contimeout={connect}"]
+        words += [f"--password-file={mirror.password_file}"] if mirror.password_file else []
+    elif is_remote(mirror.url):  # ssh takes the first of what it is told twice: the operator's goes first
+        shell = os.environ.get("RSYNC_RSH", "ssh")
+        words += [f"--rsh={shell} {mirror.ssh} -o BatchMode=yes -o ConnectTimeout={connect}"]
+    return words
+
+
+def is_daemon(url: str) -> bool:
+    """Whether rsync would ask a daemon: ``rsync://host/module`` or ``host::module``."""
+    return url.startswith("rsync://") or "::" in url.split("/", 1)[0]
+
+
+def _place(mirror: Mirror, below: str = "") -> str:
+    return (mirror.url if mirror.url.endswith("/") else f"{mirror.url}/") + below
