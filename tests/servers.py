@@ -115,10 +115,12 @@ def nginx_faults(text: str, work: Path) -> str:
 
 
 @contextmanager
-def rsyncd(modules: Mapping[str, Path], work: Path, *, read_only: bool = False) -> Iterator[str]:
-    """Serve directories as rsync modules; yields rsync://127.0.0.1:PORT."""
+def rsyncd(
+    modules: Mapping[str, Path], work: Path, *, read_only: bool = False, at: str = ""
+) -> Iterator[str]:
+    """Serve directories as rsync modules, where one was served before (``at``); yields rsync://127.0.0.1:PORT."""
     need("rsync")
-    home, port = _home(work, "rsyncd"), _free_port()
+    home, port = _home(work, "rsyncd"), _port(at) if at else _free_port()
     config = home / "rsyncd.conf"
     config.write_text(_rsyncd_config(modules, home, port, read_only=read_only))
     argv = [program("rsync"), "--daemon", "--no-detach", f"--config={config}"]

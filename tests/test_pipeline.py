@@ -357,7 +357,7 @@ def test_a_rejected_build_is_fetched_again_under_other_rules(three: Site) -> Non
 
 def test_a_mirror_alone_that_fails_is_exit_1(three: Site) -> None:
     three.publish()
-    three.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\n'
+    three.more = '[[mirror]]\nname = "gone"\nurl = "rsync://127.0.0.1:1/images/"\nretries = 0\n'
     three.configure()
     assert three.doit("mirror:gone").code == 1
 

@@ -1,0 +1,325 @@
+"""Several mirrors: in parallel, in groups, flipped, cut for a while, asked what they show; real rsync."""
+
+import os
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import servers
+from mirrors import push, terms
+from msgspec import ValidationError, convert
+from sites import Site, build, matrix, wait_for
+from tools import need
+
+from tasks.errors import ProgramFailed
+from tasks.fleet import Fleet
+from tasks.layout import Layout
+from tasks.mirror import whole
+from tasks.mirrored import is_current, record
+from tasks.rsync import Rsync
+from tasks.settings import Mirror, Span
+
+A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
+NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def two(site: Site) -> Site:
+    need("rsync")
+    matrix(site.ci, A, B)
+    build(site.ci, A, B)
+    site.lines = 'keep = 1\ngrace = "0s"\n'
+    return site
+
+
+def read(tree: Path) -> dict[str, bytes]:
+    """What a web server would give out of a directory, without what hides."""
+    found = {}
+    for top, _, names in os.walk(tree, followlinks=True):
+        where = Path(top).relative_to(tree)
+        if not any(part.startswith(".") for part in where.parts):
+            found |= {str(where / name): (Path(top) / name).read_bytes() for name in names}
+    return found
+
+
+def flipped(path: Path) -> Mirror:
+    return Mirror(name="eu1", url=str(path), flip=True)
+
+
+def test_a_flipped_mirror_shows_all_its_indexes_by_one_link(two: Site) -> None:
+    layout, there = Layout(two.root), two.mirror
+    for day in range(3):
+        build(two.ci, A)
+        two.publish()
+        before = os.readlink(there / ".index/now") if day else ""
+        line = push(flipped(there), terms(layout, NOW + day * HOUR, grace=Span(0)))
+        assert line.startswith(os.readlink(layout.latest).split("/")[1]), line
+        assert read(there) == read(two.latest)
+        now = os.readlink(there / ".index/now")
+        assert now != before
+        assert [one.name for one in (there / ".index").iterdir() if not one.is_symlink()] == [now]
+        assert {one.name for one in there.iterdir() if one.is_symlink()} == {
+            one.name for one in two.latest.iterdir()
+        } - {"images", "site-id"}
+    assert is_current(flipped(there), terms(layout, NOW + 3 * HOUR, grace=Span(0)))
+
+
+def test_the_link_is_there_at_every_instant_and_its_index_fits_its_signature(two: Site) -> None:
+    """Whoever resolved the link finds a pair; whoever resolves it finds one of them."""
+    layout, there = Layout(two.root), two.mirror
+    two.publish()
+    push(flipped(there), terms(layout, NOW))
+    good, seen, faults, done = set(), set(), list[str](), threading.Event()
+
+    def fitting(tree: Path) -> tuple[bytes, ...]:
+        return tuple((tree / f"meta/1.0/index-system{end}").read_bytes() for end in ("", ".asc"))
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                seen.add(fitting((there / ".index/now").resolve(strict=True)))
+                read_through = (there / "streams/v1/index.json").read_bytes()
+                assert read_through
+            except Exception as error:
+                faults.append(repr(error))
+
+    with ThreadPoolExecutor(1) as pool:
+        good.add(fitting(two.latest))
+        reading = pool.submit(look)
+        for day in range(1, 4):
+            build(two.ci, A)
+            two.publish()
+            good.add(fitting(two.latest))
+            push(flipped(there), terms(layout, NOW + day * HOUR))
+        done.set()
+        reading.result()
+    assert faults == []
+    assert seen
+    assert seen <= good
+
+
+def test_a_mirror_is_flipped_from_now_on_or_not_any_more(two: Site) -> None:
+    layout, there = Layout(two.root), two.mirror
+    two.publish()
+    for flip in (False, True, False):
+        mirror = Mirror(name="eu1", url=str(there), flip=flip)
+        assert not is_current(mirror, terms(layout, NOW))
+        push(mirror, terms(layout, NOW))
+        assert is_current(mirror, terms(layout, NOW))
+        assert read(there) == read(two.latest)
+        assert (there / "streams").is_symlink() is flip
+        assert (there / ".index").exists() is flip
+
+
+def test_a_flipped_mirror_keeps_what_it_named_for_grace(two: Site) -> None:
+    layout, there = Layout(two.root), two.mirror
+    two.publish()
+    push(flipped(there), terms(layout, NOW))
+    build(two.ci, A)
+    two.publish()
+    two.publish()
+    for minutes, images in ((0, 2), (59, 2), (61, 1)):
+        push(flipped(there), terms(layout, NOW + timedelta(days=1, minutes=minutes)))
+        assert len(list((there / f"images/{A}").iterdir())) == images, minutes
+
+
+def pair(base: Path) -> list[Mirror]:
+    return [Mirror(name=name, url=str(base / name), group="eu", retries=0) for name in ("eu1", "eu2")]
+
+
+def index(mirror: Mirror) -> bytes:
+    return Path(mirror.url, "streams/v1/images.json").read_bytes()
+
+
+@pytest.fixture
+def group(two: Site) -> list[Mirror]:
+    """Two mirrors behind one name that have the first snapshot, where there is a second by now."""
+    mirrors = pair(two.base)
+    two.publish()
+    push(mirrors[0], terms(Layout(two.root), NOW), mirrors[1])
+    assert is_current(mirrors[1], terms(Layout(two.root), NOW)), "one pushes to all of its group"
+    build(two.ci, A)
+    two.publish()
+    return mirrors
+
+
+@contextmanager
+def in_the_way(mirror: Mirror) -> Iterator[None]:
+    """A file where the mirror should be mounted."""
+    place = Path(mirror.url)
+    place.rename(place.with_name("away"))
+    place.touch()
+    yield
+    place.unlink()
+    place.with_name("away").rename(place)
+
+
+def test_a_group_waits_for_one_that_cannot_take_the_images(two: Site, group: list[Mirror]) -> None:
+    one, other = group
+    layout, before = Layout(two.root), index(one)
+    now = terms(layout, NOW + HOUR)
+    fleet = Fleet(group, lambda _: whole(layout))
+    with in_the_way(other):
+        said = {mirror.name: fleet.push(mirror, now, {"eu1", "eu2"}, "") for mirror in group}
+    assert said["eu1"] == "has the images; its indexes wait for eu2, of its group"
+    assert re.fullmatch(r"failed: .*File exists: .*eu2'", said["eu2"])
+    assert index(one) == before
+    assert len(list(Path(one.url, f"images/{A}").iterdir())) == 2
+    assert not is_current(one, now)
+    assert [bool(record(layout, mirror).failed) for mirror in group] == [False, True]
+    push(one, terms(layout, NOW + 2 * HOUR), other)
+    assert read(Path(one.url)).items() >= read(two.latest).items()
+    assert index(other) == index(one) == (two.latest / "streams/v1/images.json").read_bytes()
+    assert all(is_current(mirror, terms(layout, NOW + 2 * HOUR)) for mirror in group)
+    assert record(layout, other).since == 0
+
+
+def test_a_group_goes_on_without_one_that_failed_for_grace(two: Site, group: list[Mirror]) -> None:
+    one, other = group
+    layout, before = Layout(two.root), index(one)
+    with in_the_way(other):
+        for minutes, waits in ((0, True), (59, True), (61, False)):
+            line = push(one, terms(layout, NOW + timedelta(minutes=minutes)), other)
+            assert ("wait for eu2" in line) is waits, minutes
+            assert (index(one) == before) is waits
+    assert index(one) == (two.latest / "streams/v1/images.json").read_bytes()
+    assert is_current(one, terms(layout, NOW + timedelta(minutes=62)), [other])
+    push(other, terms(layout, NOW + timedelta(minutes=62)), one)
+    assert index(other) == index(one)
+
+
+def test_what_is_withdrawn_at_once_waits_for_no_other_of_the_group(two: Site, group: list[Mirror]) -> None:
+    one, other = group
+    layout = Layout(two.root)
+    gone = {str(path.relative_to(one.url)) for path in Path(one.url, f"images/{A}").iterdir()}
+    with in_the_way(other):
+        for path in gone:
+            shutil.rmtree(two.latest / path, ignore_errors=True)
+        assert "is at" in push(one, terms(layout, NOW, gone), other)
+    assert not any(Path(one.url, path).exists() for path in gone)
+    assert index(one) != index(other)
+
+
+def test_nothing_goes_that_another_of_the_group_still_names(two: Site, group: list[Mirror]) -> None:
+    """One switched, the other could not: what its index names stays on both, until grace after it did."""
+    one, other = group
+    two.publish()  # prunes what the first snapshot named
+    layout, images = Layout(two.root), Path(one.url, f"images/{A}")
+    blocking = Path(other.url, "streams/v1/images.json")
+    blocking.unlink()
+    (blocking / "full").mkdir(parents=True)
+    assert "is at" in push(one, terms(layout, NOW), other)
+    late = NOW + timedelta(minutes=59)
+    assert record(layout, other).since == int(NOW.timestamp())
+    push(one, terms(layout, late), other)
+    assert len(list(images.iterdir())) == 2, "before grace after the first switched"
+    shutil.rmtree(blocking)
+    push(other, terms(layout, late), one)
+    assert index(one) == index(other)
+    for minutes, there in ((61, 2), (118, 2), (120, 1)):
+        for mirror in group:
+            others = [other if mirror is one else one]
+            now = terms(layout, NOW + timedelta(minutes=minutes))
+            if not is_current(mirror, now, others):
+                push(mirror, now, *others)
+        assert len(list(images.iterdir())) == there, minutes
+    assert [*record(layout, one).lapsing, *record(layout, other).lapsing] == []
+
+
+def test_a_push_that_was_cut_is_begun_again(two: Site, tmp_path: Path) -> None:
+    """The daemon comes up while the pause lasts."""
+    two.publish()
+    (tmp_path / "served").mkdir()
+    with servers.rsyncd({"images": tmp_path / "served"}, tmp_path) as url:
+        pass
+    mirror = Mirror(name="eu1", url=f"{url}/images/", retries=3, pause=Span(7))
+    rsync, waited = Rsync(mirror), list[float]()
+    with ExitStack() as stack:
+
+        def wait(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                stack.enter_context(servers.rsyncd({"images": tmp_path / "served"}, tmp_path, at=url))
+
+        rsync.wait = wait
+        rsync.push([], two.latest.resolve())
+    assert waited == [7, 14, 28]
+    assert read(tmp_path / "served") == read(two.latest)
+
+
+def test_what_does_not_pass_is_not_tried_again(two: Site, tmp_path: Path) -> None:
+    rsync = Rsync(Mirror(name="eu1", url=str(tmp_path / "no/such/place")))
+    rsync.wait = lambda _: pytest.fail("it waited")
+    with pytest.raises(ProgramFailed, match="code 11"):
+        rsync.push([], two.base)
+
+
+def test_ssh_gets_the_operators_options_and_never_asks(two: Site, tmp_path: Path) -> None:
+    two.publish()
+    with servers.sshd(tmp_path) as ssh:
+        url = f"mirror.example.org:{two.mirror}/"
+        mirror = Mirror(name="eu1", url=url, ssh=f'-F "{ssh.config}"', retries=0)
+        assert "is at" in push(mirror, terms(Layout(two.root), NOW))
+        assert read(two.mirror) == read(two.latest)
+        ssh.identity.unlink()  # it would ask for a password now, of whoever is there
+        with pytest.raises(ProgramFailed, match=r"Permission denied|code 255"):
+            Rsync(mirror).read("site-id")
+
+
+def test_a_daemons_password_comes_from_a_file(two: Site, tmp_path: Path) -> None:
+    two.publish()
+    two.mirror.mkdir()
+    (tmp_path / "secrets").write_text("publisher:open sesame\n")
+    (tmp_path / "secrets").chmod(0o600)
+    told = f"auth users = publisher\nsecrets file = {tmp_path}/secrets\nread only = no\nuse chroot = no\n"
+    ids = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+    with servers.rsyncd_as(f"[images]\npath = {two.mirror}\n{told}{ids}", tmp_path) as url:
+        there = f"{url.replace('://', '://publisher@')}/images/"
+        mirror = Mirror(name="eu1", url=there, password_file=tmp_path / "password", retries=0)
+        (tmp_path / "password").write_text("wrong\n")
+        (tmp_path / "password").chmod(0o600)
+        assert "auth failed" in push(mirror, terms(Layout(two.root), NOW))
+        (tmp_path / "password").write_text("open sesame\n")
+        assert "is at" in push(mirror, terms(Layout(two.root), NOW))
+    assert read(two.mirror) == read(two.latest)
+
+
+@pytest.mark.parametrize("bandwidth", ["20M", "0.5G", "100", "1500K"])
+def test_a_bandwidth_is_one_that_rsync_takes(two: Site, bandwidth: str) -> None:
+    assert convert({"name": "a", "url": "/b", "bandwidth": bandwidth}, Mirror).bandwidth == bandwidth
+    two.publish()
+    push(Mirror(name="eu1", url=str(two.mirror), bandwidth=bandwidth), terms(Layout(two.root), NOW))
+    assert read(two.mirror) == read(two.latest)
+
+
+@pytest.mark.parametrize("bandwidth", ["fast", "-1", "20 M", "20MB/s", "1e3"])
+def test_another_is_refused(bandwidth: str) -> None:
+    with pytest.raises(ValidationError):
+        convert({"name": "a", "url": "/b", "bandwidth": bandwidth}, Mirror)
+
+
+def test_one_that_says_nothing_keeps_no_other_from_its_images(two: Site) -> None:
+    """It accepts the connection, and that is all."""
+    near = Mirror(name="near", url=str(two.base / "near"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        two.more = (
+            f'[[mirror]]\nname = "silent"\nurl = "rsync://127.0.0.1:{port}/x/"\ntimeout = "1h"\n'
+            '[[mirror]]\nname = "near"\nurl = "near"\n'
+        )
+        publishing = two.start("publish")
+        try:
+            wait_for(lambda: record(Layout(two.root), near).snapshot)
+            assert publishing.poll() is None
+        finally:
+            publishing.terminate()
+            publishing.communicate()
+    assert read(two.base / "near") == read(two.latest)
