@@ -6,11 +6,13 @@ headers (whether tarballs and disks are whole), metadata (metadata.yaml), origin
 things), catalogue (what is listed), streams and lxcindex (what clients read), schema and proof (what clients
 would stumble over), twin and overlay (what other servers list), stock (what of it lies here), page (for
 people), rest and importurl (what older protocols ask for: protocols), webserver (nginx), apache and rsyncd
-(what serves it), dated (snapshots as remotes), trace (which one a mirror has), words, errors.
+(what serves it), dated (snapshots as remotes), portion (what of it a mirror gets), trace (which one a mirror
+has), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
-check, delta), prune, haul (other servers' files), indexes (collect, write, prove), snapshot, purge, mirror;
-beside it bring (the road of an image that no Jenkins built: take; beside, for what lies there), follow (other
-servers), and decide, preview, report, verify, rebuild.
+check, delta), prune, haul (other servers' files), indexes (collect, write, prove), snapshot, purge, partial
+(the indexes of a mirror that gets a part), mirror; beside it bring (the road of an image that no Jenkins
+built: take; beside, for what lies there), follow (other servers), and decide, preview, report, verify,
+rebuild.
 Doors to the world: files (disk), trees (whole ones), frozen (snapshots of file systems), web (other
 servers), foreign (other people's), tree (the indexes of a tree), audit (an image's directory, read whole),
 programs (processes), rsync, xdelta, hashed (bytes that come in a stream), threads, sign (OpenPGP), state

@@ -103,7 +103,7 @@ def idle(documents: Iterable[Mapping[str, object]], match: Iterable[str]) -> lis
     return [
         f"upstream.match: {pattern!r} fits no product of it"
         for pattern in match
-        if not any(_matches(one, [pattern]) for one in products)
+        if not any(matches(one, [pattern]) for one in products)
     ]
 
 
@@ -123,7 +123,7 @@ def overlaid(
     reader = _Reader(name, {KINDS[kind] for kind in kinds}, here=here)
     for document in documents:
         for key, product in objects(document, "products"):
-            if not _matches(product, match):
+            if not matches(product, match):
                 continue
             if why := "its key is there twice" if key in made else _unusable(key, product):
                 reader.leave(why, key)
@@ -134,7 +134,7 @@ def overlaid(
     return made, reader.left
 
 
-def _matches(product: Mapping[str, object], match: Collection[str]) -> bool:
+def matches(product: Mapping[str, object], match: Collection[str]) -> bool:
     """Whether one of the patterns os/release/arch/variant fits; a release is called by its version too."""
     texts = {field: str(product.get(field) or "") for field in PRODUCT_TEXTS}
     parts = [

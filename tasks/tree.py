@@ -246,8 +246,8 @@ def put_old_names(public: Path, *, wanted: bool) -> bool:
     return changed
 
 
-def page_of(public: Path, settings: Page) -> bytes:
-    """The page of what a tree's indexes list."""
+def page_of(public: Path, settings: Page, images_in: Path | None = None) -> bytes:
+    """The page of what a tree's indexes list; its images may lie in another."""
     from tasks import page  # noqa: PLC0415 - not needed when nothing is new
 
     lines = lxc_lines(public / LXC / "index-system").values()
@@ -255,7 +255,10 @@ def page_of(public: Path, settings: Page) -> bytes:
     for name in overlays(public):
         listed += page.followed(name, load(public / STREAMS / f"{name}.json", dict) or {})
     images = {
-        path: image for one in listed for path in one.paths.values() if (image := _record(public, path))
+        path: image
+        for one in listed
+        for path in one.paths.values()
+        if (image := _record(images_in or public, path))
     }
     with files.disk("read"):
         template = (settings.template or TEMPLATE).read_text(encoding="utf-8")
