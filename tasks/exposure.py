@@ -10,10 +10,11 @@ from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
-from tasks import files, frozen, indexes, mirror, preview, prune, purge, snapshot, tree, trees
+from tasks import files, frozen, indexes, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import PublishError, TreeError
 from tasks.fleet import Fleet
 from tasks.layout import KEY, PAGE, PROTOCOLS
+from tasks.mirror import Source, whole
 from tasks.mirrored import Terms, behind
 from tasks.overlay import TOP
 from tasks.runtime import Run
@@ -35,7 +36,7 @@ class Exposure:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._layout, self._settings = run.layout, run.settings
-        self._fleet = Fleet(run.settings.mirror, lambda _: mirror.whole(run.layout))
+        self._fleet = Fleet(run.settings.mirror, self._source)
 
     @property
     def lxc(self) -> Lxc:
@@ -253,6 +254,18 @@ class Exposure:
     def is_mirrored(self, one: Mirror) -> bool:
         """Whether there is nothing to do for a mirror."""
         return self._fleet.is_current(one, self._terms()) and one.name != self._run.adopted
+
+    def _source(self, one: Mirror) -> Source:
+        """What a mirror is to get."""
+        every = whole(self._layout)
+        if not one.is_partial:
+            return every
+        from tasks import partial  # noqa: PLC0415 - few have such a mirror
+
+        run, home = self._run, self._layout.view(one.name)
+        seen = partial.view(every.images, one, home, self._settings, run.signer)
+        filters = partial.filters(seen, every.images)
+        return Source(every.snapshot, every.images, seen.indexes, seen.paths, filters, seen.notes)
 
     def _terms(self, *keep: int) -> Terms:
         return Terms(self._layout, self._settings.site.grace, self._gone, keep, lambda: self._run.now)

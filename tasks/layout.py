@@ -127,6 +127,10 @@ class Layout:
         """What a mirror was last given, or why not."""
         return self.state / "mirrors" / f"{mirror}.json"
 
+    def view(self, mirror: str) -> Path:
+        """The indexes of a mirror that gets a part of the images."""
+        return self.state / "views" / mirror
+
     def followed(self, upstream: str) -> Path:
         """What an upstream was last asked, and why that failed."""
         return self.state / "upstream" / f"{upstream}.json"

@@ -13,7 +13,7 @@ Nothing is ever deleted where ``site-id`` does not say that the tree there is ou
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -47,7 +47,8 @@ class Source:
     images: Path  # the directory above images/
     indexes: Path  # the one above streams/
     listed: frozenset[str]  # what these indexes name: directories of images, and files of upstreams
-    filters: tuple[str, ...] = ()  # rsync's, of what is left out
+    filters: str = ""  # rsync's, a line each, of what is left out
+    notes: tuple[str, ...] = ()  # to be said of it
 
     @property
     def tree(self) -> str:
@@ -64,10 +65,10 @@ def whole(layout: Layout) -> Source:
     return Source(name, source, source, frozenset(tree.listed_paths(source) | tree.brought(source)))
 
 
-def carried(filters: Sequence[str] = ()) -> list[list[str]]:
+def carried() -> list[list[str]]:
     """The options of each phase that brings what no index names yet, in order."""
     deltas = [f"--include=/images/**/{DELTAS}", "--include=/images", "--include=/images/**/", "--exclude=*"]
-    return [[*filters, f"--exclude=/images/**/{DELTAS}", *IMAGES], [*filters, *deltas]]
+    return [[f"--exclude=/images/**/{DELTAS}", *IMAGES], deltas]
 
 
 def named() -> list[list[str]]:
@@ -95,8 +96,9 @@ class Push:
             Path(self.mirror.url).mkdir(parents=True, exist_ok=True)
         self._refuse_foreign()
         self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
-        for phase in carried(self._source.filters):
-            self._rsync.push(phase, self._source.images)
+        with _merged(self._source.filters) as chosen:
+            for phase in carried():
+                self._rsync.push([chosen, *phase], self._source.images)
 
     def switch(self) -> None:
         """Let the mirror name what it has now, and see that it does."""
@@ -125,11 +127,9 @@ class Push:
         """Remove what no index there has named for ``grace``; ``others`` are behind the same name."""
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
-        with tempfile.NamedTemporaryFile("w", suffix=".filter") as filters:
-            filters.writelines(f"protect /{path}{_whole(path)}\n" for path in sorted(lapsing))
-            filters.flush()
-            options = [*DELETE, f"--filter=merge {filters.name}", *self._source.filters, *IMAGES]
-            self._rsync.push(options, self._source.images)
+        kept = "".join(f"protect /{path}{_whole(path)}\n" for path in sorted(lapsing))
+        with _merged(kept + self._source.filters) as chosen:
+            self._rsync.push([*DELETE, chosen, *IMAGES], self._source.images)
         if known.tree:
             with self._links(known.tree) as links:
                 self._rsync.push([*DELETE, *INDEXES, f"--exclude=/{INDEX}/{known.tree}"], links)
@@ -142,7 +142,7 @@ class Push:
         """The line of a push that went well."""
         known = record(self._terms.layout, self.mirror)
         lag = "" if known.lag is None else f", seen {lasting(known.lag)} after it was published"
-        return f"{known.snapshot} is at {self.mirror.url}{lag}"
+        return "; ".join([f"{known.snapshot} is at {self.mirror.url}{lag}", *self._source.notes])
 
     def fail(self, why: str) -> None:
         """Keep why the mirror is not as it should be, for the last task to report."""
@@ -239,6 +239,15 @@ class Push:
 def _is_index(path: str) -> bool:
     """Whether a path, from ``/`` on, is none of what the indexes name."""
     return path.split("/")[1] not in ("images", TOP)
+
+
+@contextmanager
+def _merged(filters: str) -> Iterator[str]:
+    """The option for filters, which may be more than a command line holds."""
+    with tempfile.NamedTemporaryFile("w", suffix=".filter") as file:
+        file.write(filters)
+        file.flush()
+        yield f"--filter=merge {file.name}"
 
 
 def _whole(path: str) -> str:

@@ -75,12 +75,6 @@ def view(source: Path, mirror: Mirror, home: Path, settings: Settings, signer: C
     return View(current / "public", frozenset(known.paths), known.notes)
 
 
-def sources(view: View, source: Path) -> list[str]:
-    """What rsync is to send, so that together it is the mirror's tree, from its root on."""
-    tops = [top for top in TOPS if any(path.startswith(f"{top}/") for path in view.paths)]
-    return [f"{view.indexes}/", *(str(source / top) for top in tops)]
-
-
 def filters(view: View, source: Path) -> str:
     """Rules for rsync's ``--filter=merge FILE`` that hide what the mirror does not get from the sender.
 
@@ -106,6 +100,8 @@ def _others(source: Path, paths: frozenset[str]) -> Iterator[str]:
         for top in TOPS:
             if top in above:
                 yield from below(top)
+            else:
+                yield top
 
 
 def _pattern(path: str) -> str:

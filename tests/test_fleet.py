@@ -1,5 +1,6 @@
 """Several mirrors: in parallel, in groups, flipped, cut for a while, asked what they show; real rsync."""
 
+import json
 import os
 import re
 import shutil
@@ -323,3 +324,27 @@ def test_one_that_says_nothing_keeps_no_other_from_its_images(two: Site) -> None
             publishing.terminate()
             publishing.communicate()
     assert read(two.base / "near") == read(two.latest)
+
+
+def test_a_mirror_of_a_part_has_just_that_and_follows_the_configuration(two: Site) -> None:
+    """Another part of the same snapshot is another push, and what is no part any more goes after grace."""
+    two.lines = 'keep = 2\ngrace = "0s"\n'
+    for match, flip, there in (
+        ('["*/*/amd64"]', "false", {A}),
+        ('["*"]', "true", {A, B}),
+        ('["*/*/arm64"]', "true", {B}),
+    ):
+        two.more = f'[[mirror]]\nname = "eu1"\nurl = "mirror"\nmatch = {match}\nkeep = 1\nflip = {flip}\n'
+        two.configure()
+        build(two.ci, A)
+        two.publish()
+        two.publish()
+        images = {
+            str(path.parent.relative_to(two.mirror / "images"))
+            for path in two.mirror.glob("images/*/*/*/*/*")
+        }
+        assert images == there
+        products = json.loads((two.mirror / "streams/v1/images.json").read_bytes())["products"]
+        assert {key.replace(":", "/") for key in products} == there
+        assert all(len(product["versions"]) == 1 for product in products.values())
+        assert two.publish().executed == ["poll"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import clients
 import pytest
+from mirrors import MARK, phase
 from servers import nginx
 from sites import CHECKOUT, Key, Site, build, files, matrix
-from test_mirror import DELETE, content
+from test_mirror import content
 from test_serverconfig import generated
 from test_upstream import NOBLE, Ubuntu
 from test_upstream_mirror import images, mirrored, ubuntu
@@ -25,8 +26,8 @@ from jenkins.controller import Controller
 from tasks import config, demo
 from tasks.errors import ProofError
 from tasks.layout import STREAMS, Layout
-from tasks.mirror import command, phases
-from tasks.partial import View, filters, sources, view
+from tasks.mirror import DELETE, IMAGES, INDEXES, carried, named
+from tasks.partial import View, filters, view
 from tasks.settings import Mirror, Settings
 from tasks.sign import Sequoia, verifier
 from tasks.verify import verify
@@ -104,13 +105,13 @@ def push(site: Site, given: View, mirror: Path, *protected: str) -> None:
     source = site.latest.resolve()
     rules = mirror.with_name(f"{mirror.name}.filter")
     rules.write_text("".join(f"protect {one}\n" for one in protected) + filters(given, source))
-    for phase in [*phases(), DELETE]:
-        argv = command([f"--filter=merge {rules}", *phase], source, str(mirror))
-        place = argv.index(f"{source}/")
-        done = subprocess.run(
-            [*argv[:place], *sources(given, source), *argv[place + 1 :]], check=False, capture_output=True
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
+    chosen = f"--filter=merge {rules}"
+    for options in carried():
+        phase([chosen, *options], source, mirror)
+    for options in [MARK, *named()]:
+        phase(options, given.indexes, mirror)
+    phase([*DELETE, chosen, *IMAGES], source, mirror)
+    phase([*DELETE, *INDEXES], given.indexes, mirror)
 
 
 def images_there(top: Path) -> set[str]:
