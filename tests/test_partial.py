@@ -297,6 +297,7 @@ def test_a_rule_hides_a_directory_of_which_nothing_is_wanted(shown: Site, tmp_pa
         "hide /images/tiny/1/arm64",
         "hide /images/tiny/2",
         "hide /images/tiny/4",
+        "hide /upstream",
     ]
 
 
