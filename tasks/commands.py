@@ -81,8 +81,10 @@ def task_status() -> dict[str, object]:
         rows = report.chosen(known, globs)
         missed = report.unmatched(known, globs) if known else ["no product is known yet"]
         beside = [] if globs else report.upstreams(run.layout, run.settings)
-        lines = _pinned(run, [*report.table(rows), *missed, *report.provenance(beside)])
-        told = encode({"products": rows, "upstreams": beside}).decode()
+        mirrors = [] if globs else report.mirrors(run.layout, run.settings)
+        others = [*report.provenance(beside), *report.standing(mirrors, run.now)]
+        lines = _pinned(run, [*report.table(rows), *missed, *others])
+        told = encode({"products": rows, "upstreams": beside, "mirrors": mirrors}).decode()
         sys.stdout.write(told if json else "\n".join(lines) + "\n")
         _tell_blind(run)
 

@@ -206,7 +206,7 @@ class Push:
         """The trace as clients would get it; raises UpstreamError."""
         from tasks.web import Web  # noqa: PLC0415 - few have an address to ask
 
-        web = Web(self.mirror.probe)
+        web = Web(self.mirror.probe, str(self.mirror.ca or ""))
         web.limit = PATIENCE
         body = web.get(f"{TRACE}?{self._source.snapshot}").body  # no cache has seen this one
         return (body or b"").decode(errors="replace")

@@ -11,6 +11,7 @@ from tasks.decisions import Decisions
 from tasks.image import Image, Product, serial_time
 from tasks.layout import Layout
 from tasks.ledgers import exposed
+from tasks.mirrored import record
 from tasks.settings import Settings
 from tasks.state import (
     Document,
@@ -18,14 +19,13 @@ from tasks.state import (
     Followed,
     Held,
     Ledger,
-    Mirrored,
     Offers,
     Quarantine,
     latest_name,
     load,
     load_all,
 )
-from tasks.words import counted
+from tasks.words import counted, lasting
 
 SHOWN = 20  # lines of one sort before the rest is only counted
 WRONG = 5  # files of one upstream, likewise
@@ -50,8 +50,7 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
         if len(why) > WRONG:
             found.append(f"upstream {upstream.name}: and {counted(len(why) - WRONG, 'more file')}")
     for mirror in settings.mirror:
-        known = load(layout.mirrored(mirror.name), Mirrored)
-        if known and known.failed:
+        if (known := record(layout, mirror)).failed:
             found.append(f"mirror {mirror.name}: {known.failed}")
     return found
 
@@ -247,6 +246,51 @@ def provenance(rows: Iterable[Beside]) -> list[str]:
         ]
         lines += [f"    failed: {row.failed}"] if row.failed else []
         lines += [f"    failed: {counted(row.missing, 'file')} did not come"] if row.missing else []
+    return lines
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a mirror stands."""
+
+    mirror: str
+    url: str
+    snapshot: str  # "" before the first push
+    latest: bool
+    lag: (
+        int | None
+    )  # seconds after its publication in which the mirror was seen to show it, None for not seen
+    failed: str  # why it has not the newest, or more than that
+    since: int  # seconds since the epoch, of the first failure in a row; 0 for none
+
+
+def mirrors(layout: Layout, settings: Settings) -> list[Standing]:
+    """Every mirror of the configuration, as of its last push."""
+    newest, rows = latest_name(layout), []
+    for one in settings.mirror:
+        known = record(layout, one)
+        rows.append(
+            Standing(
+                mirror=one.name,
+                url=one.url,
+                snapshot=known.snapshot,
+                latest=known.snapshot == newest,
+                lag=known.lag,
+                failed=known.failed,
+                since=known.since,
+            )
+        )
+    return rows
+
+
+def standing(rows: Iterable[Standing], now: datetime) -> list[str]:
+    """Mirrors for people: what each has, and how soon it had it."""
+    lines = []
+    for row in rows:
+        lag = "" if row.lag is None else f", {lasting(row.lag)} after it was published"
+        has = f"{row.snapshot}{lag}" if row.snapshot else "nothing yet"
+        lines.append(f"mirror {row.mirror}: {has}, at {row.url}" + ("" if row.latest else "; behind"))
+        since = f" (for {lasting(max(0, int(now.timestamp()) - row.since))})" if row.since else ""
+        lines += [f"    failed: {row.failed}{since}"] if row.failed else []
     return lines
 
 

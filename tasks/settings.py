@@ -315,6 +315,7 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
             description="an http:// or https:// URL without user",
         ),
     ] = ""  # where clients find it
+    ca: Path | None = None  # of that
 
     @property
     def is_partial(self) -> bool:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from msgspec import ValidationError, convert
 from sites import Site, build, matrix, wait_for
 from tools import need
 
+from tasks import files
 from tasks.errors import ProgramFailed
 from tasks.fleet import Fleet
 from tasks.layout import Layout
@@ -348,3 +350,66 @@ def test_a_mirror_of_a_part_has_just_that_and_follows_the_configuration(two: Sit
         assert {key.replace(":", "/") for key in products} == there
         assert all(len(product["versions"]) == 1 for product in products.values())
         assert two.publish().executed == ["poll"]
+
+
+def test_status_says_what_each_mirror_has_and_how_soon(two: Site) -> None:
+    far = '[[mirror]]\nname = "far"\nurl = "rsync://127.0.0.1:1/images/"\nretries = 0\n'
+    two.more = f'[[mirror]]\nname = "near"\nurl = "near"\n{far}'
+    two.publish(code=1)
+    newest = os.readlink(two.latest).split("/")[1]
+    told = two.doit("status").out
+    assert re.search(
+        rf"^mirror near: {newest}, \d+ s after it was published, at {two.base}/near$", told, re.MULTILINE
+    )
+    assert (
+        "mirror far: nothing yet, at rsync://127.0.0.1:1/images/; behind\n    failed: rsync ended with"
+        in told
+    )
+    near, away = json.loads(two.doit("status", "--json").out)["mirrors"]
+    assert (near["snapshot"], near["latest"], near["failed"], near["since"]) == (newest, True, "", 0)
+    assert (away["snapshot"], away["latest"], away["lag"]) == ("", False, None)
+    assert away["since"] > 0
+    assert re.search(r"failed: .*refused.* \(for \d+ s\)", told)
+
+
+def test_a_mirror_is_asked_where_clients_find_it(two: Site, tmp_path: Path) -> None:
+    """Another directory is served there, or a cache's copy: that is no success, and nothing goes."""
+    layout, shown = Layout(two.root), tmp_path / "shown"
+    two.publish()
+    shutil.copytree(two.latest, tmp_path / "elsewhere")
+    shown.symlink_to("elsewhere")
+    build(two.ci, A)
+    two.publish()
+    newest = os.readlink(two.latest).split("/")[1]
+    with servers.nginx(shown, tmp_path) as web:
+        mirror = Mirror(name="eu1", url=str(two.mirror), probe=f"{web.url}/", ca=web.ca)
+        two.mirror.mkdir()
+        (two.mirror / "images/stray").mkdir(parents=True)
+        now = replace(terms(layout, NOW), clock=lambda: datetime.now(UTC))
+        said = Fleet([mirror], lambda _: whole(layout)).push(mirror, now, {"eu1"}, "eu1")
+        assert re.fullmatch(
+            rf"failed: {web.url}/ shows 2\S+ of 2\S+Z, not {newest}: is it that directory .*", said
+        )
+        assert record(layout, mirror).lag is None
+        assert (two.mirror / "images/stray").exists()
+        assert not is_current(mirror, now)
+        files.point(shown, str(two.mirror))
+        assert re.fullmatch(rf"{newest} is at \S+, seen \d+ s after it was published", push(mirror, now))
+        assert record(layout, mirror).lag is not None
+        assert not (two.mirror / "images/stray").exists()
+        assert is_current(mirror, now)
+        assert f"GET /trace?{newest} HTTP" in web.log.read_text()
+    build(two.ci, A)
+    two.publish()
+    assert re.match(r"failed: https://localhost:\d+/trace\?\S+: ", push(mirror, now)), "nobody answers there"
+    assert read(two.mirror).items() >= read(two.latest).items()
+
+
+def test_a_trace_that_rsync_cannot_read_back_is_no_success(two: Site, tmp_path: Path) -> None:
+    two.publish()
+    two.mirror.mkdir()
+    ids = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+    module = f"[images]\npath = {two.mirror}\nread only = no\nuse chroot = no\nexclude = /trace\n{ids}"
+    with servers.rsyncd_as(module, tmp_path) as url:
+        said = push(Mirror(name="eu1", url=f"{url}/images/", retries=0), terms(Layout(two.root), NOW))
+    assert said.startswith("failed: ")
