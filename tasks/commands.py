@@ -17,6 +17,7 @@ from tasks.image import Product
 from tasks.preview import Preview
 from tasks.reporter import Broken, honest, step
 from tasks.state import encode
+from tasks.words import counted
 
 __all__ = [
     "task_demo_build",
@@ -240,11 +241,22 @@ KEY = {
 }
 
 
-@task_params([KEY])
-def task_verify(key: list[str]) -> Iterator[dict[str, object]]:
+@task_params([KEY, _option("mirror", "a mirror, held against what is served, byte by byte")])
+def task_verify(key: list[str], mirror: str) -> Iterator[dict[str, object]]:
     """Hash what is served again and check every signature and index; changes nothing."""
 
+    def compare() -> str | TaskFailed:
+        found = Exposure(runtime.current()).compare(mirror)
+        for line in found:
+            _say(line)
+        if not found:
+            return f"mirror {mirror} is, byte for byte, what it should be"
+        again = f"doit mirror --adopt={mirror} brings it again, byte by byte"
+        return TaskFailed(f"mirror {mirror}: {counted(len(found), 'fault')}; {again}")
+
     def act() -> str | TaskFailed:
+        if mirror:
+            return compare()
         from tasks.sign import verifier  # noqa: PLC0415 - only this command needs both
         from tasks.verify import verify  # noqa: PLC0415 - as above
 

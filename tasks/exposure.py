@@ -6,15 +6,15 @@ while others still download, an image that is withdrawn at once, a return to an 
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
 from tasks import files, frozen, indexes, preview, prune, purge, snapshot, tree, trees
-from tasks.errors import PublishError, TreeError
-from tasks.fleet import Fleet
+from tasks.errors import PublishError, SettingsError, TreeError
+from tasks.fleet import Fleet, source
 from tasks.layout import KEY, PAGE, PROTOCOLS
-from tasks.mirror import Source, whole
 from tasks.mirrored import Terms, behind
 from tasks.overlay import TOP
 from tasks.runtime import Run
@@ -36,7 +36,7 @@ class Exposure:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._layout, self._settings = run.layout, run.settings
-        self._fleet = Fleet(run.settings.mirror, self._source)
+        self._fleet = Fleet(run.settings.mirror, partial(source, run.layout, run.settings, run.signer))
 
     @property
     def lxc(self) -> Lxc:
@@ -255,17 +255,12 @@ class Exposure:
         """Whether there is nothing to do for a mirror."""
         return self._fleet.is_current(one, self._terms()) and one.name != self._run.adopted
 
-    def _source(self, one: Mirror) -> Source:
-        """What a mirror is to get."""
-        every = whole(self._layout)
-        if not one.is_partial:
-            return every
-        from tasks import partial  # noqa: PLC0415 - few have such a mirror
-
-        run, home = self._run, self._layout.view(one.name)
-        seen = partial.view(every.images, one, home, self._settings, run.signer)
-        filters = partial.filters(seen, every.images)
-        return Source(every.snapshot, every.images, seen.indexes, seen.paths, filters, seen.notes)
+    def compare(self, name: str) -> list[str]:
+        """What is not as it should be on a mirror, a line each; raises SettingsError for one that is none."""
+        if name not in (names := {one.name: one for one in self._settings.mirror}):
+            raise SettingsError([f"--mirror={name}: the mirrors are {', '.join(names) or 'none'}"])
+        asked = partial(source, self._layout, self._settings, None)  # makes and signs nothing
+        return Fleet(self._settings.mirror, asked).compare(names[name], self._terms())
 
     def _terms(self, *keep: int) -> Terms:
         return Terms(self._layout, self._settings.site.grace, self._gone, keep, lambda: self._run.now)

@@ -7,15 +7,39 @@ group back, for site.grace at most: until then its clients find all that any ind
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tasks.errors import PublishError, TreeError
-from tasks.mirror import Push, Source
+from tasks.layout import Layout
+from tasks.mirror import Push, Source, whole
 from tasks.mirrored import Terms, is_away, is_current, record
-from tasks.settings import Mirror
+from tasks.settings import Mirror, Settings
+from tasks.state import latest_name
 from tasks.threads import together
+
+if TYPE_CHECKING:
+    from tasks.sign import Signer
 
 AT_ONCE = 8  # pushes, or groups: more would only share one line
 Said = dict[str, str | PublishError | OSError]
+
+
+def source(layout: Layout, settings: Settings, signer: "Callable[[], Signer] | None", one: Mirror) -> Source:
+    """What a mirror is to get; without a signer, by the indexes that it got last.
+
+    Raises ProofError when that would be nothing, or no client could read it.
+    """
+    every = whole(layout)
+    if not one.is_partial:
+        return every
+    from tasks import partial as part  # noqa: PLC0415 - few have such a mirror
+
+    home = layout.view(one.name)
+    seen = part.view(every.images, one, home, settings, signer) if signer else part.kept(home)
+    if seen is None:
+        raise TreeError(f"mirror {one.name} has nothing yet, as far as is known here")
+    filters = part.filters(seen, every.images)
+    return Source(every.snapshot, every.images, seen.indexes, seen.paths, filters, seen.notes)
 
 
 class Fleet:
@@ -50,6 +74,14 @@ class Fleet:
         if isinstance(said, TreeError):
             raise said
         return said if isinstance(said, str) else f"failed: {said}"
+
+    def compare(self, one: Mirror, terms: Terms) -> list[str]:
+        """What is not as it should be on a mirror, a line each; changes nothing."""
+        known, newest = record(terms.layout, one), latest_name(terms.layout)
+        if not known.snapshot:
+            raise TreeError(f"mirror {one.name} has nothing yet, as far as is known here")
+        late = [f"{known.snapshot} is there, {newest} is the newest"] if known.snapshot != newest else []
+        return late + Push(one, self._source(one), terms).compare(self.others(one))
 
     def _push(self, due: Sequence[Mirror], terms: Terms, adopted: str) -> None:
         pushes = list[Push]()

@@ -97,8 +97,9 @@ class Push:
         self._refuse_foreign()
         self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
         with _merged(self._source.filters) as chosen:
+            every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
             for phase in carried():
-                self._rsync.push([chosen, *phase], self._source.images)
+                self._rsync.push([chosen, *every, *phase], self._source.images)
 
     def switch(self) -> None:
         """Let the mirror name what it has now, and see that it does."""
@@ -127,8 +128,7 @@ class Push:
         """Remove what no index there has named for ``grace``; ``others`` are behind the same name."""
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
-        kept = "".join(f"protect /{path}{_whole(path)}\n" for path in sorted(lapsing))
-        with _merged(kept + self._source.filters) as chosen:
+        with _merged(_kept(lapsing) + self._source.filters) as chosen:
             self._rsync.push([*DELETE, chosen, *IMAGES], self._source.images)
         if known.tree:
             with self._links(known.tree) as links:
@@ -137,6 +137,19 @@ class Push:
             self._rsync.push([*DELETE, *INDEXES], self._source.indexes)
         absent = (path for path in self._terms.gone if not (self._source.images / path).exists())
         self._save(replace(known, lapsing=lapsing, gone=tuple(sorted(absent)), failed="", since=0))
+
+    def compare(self, others: Iterable[Mirror] = ()) -> list[str]:
+        """What on the mirror is not as it should be, a line each; changes nothing."""
+        known = record(self._terms.layout, self.mirror)
+        lapsing = protected(known, self._terms, others)
+        with _merged(_kept(lapsing) + self._source.filters) as chosen:
+            found = self._rsync.compare([chosen, *IMAGES], self._source.images)
+        if not known.tree:
+            return found + self._rsync.compare(INDEXES, self._source.indexes)
+        place = f"{INDEX}/{known.tree}"
+        found += self._rsync.compare([*INDEXES, f"--exclude=/{SITE_ID}"], self._source.indexes, place)
+        with self._links(known.tree) as links:
+            return found + self._rsync.compare([*INDEXES, f"--exclude=/{place}"], links)
 
     def done(self) -> str:
         """The line of a push that went well."""
@@ -248,6 +261,11 @@ def _merged(filters: str) -> Iterator[str]:
         file.write(filters)
         file.flush()
         yield f"--filter=merge {file.name}"
+
+
+def _kept(paths: Iterable[str]) -> str:
+    """The filters of what is not to go."""
+    return "".join(f"protect /{path}{_whole(path)}\n" for path in sorted(paths))
 
 
 def _whole(path: str) -> str:

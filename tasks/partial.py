@@ -75,6 +75,12 @@ def view(source: Path, mirror: Mirror, home: Path, settings: Settings, signer: C
     return View(current / "public", frozenset(known.paths), known.notes)
 
 
+def kept(home: Path) -> View | None:
+    """The indexes that were made last, None before that; writes nothing."""
+    known = _made(home / "current")
+    return View(home / "current/public", frozenset(known.paths), known.notes) if known else None
+
+
 def filters(view: View, source: Path) -> str:
     """Rules for rsync's ``--filter=merge FILE`` that hide what the mirror does not get from the sender.
 

@@ -34,6 +34,24 @@ class Rsync:
         """Bring what the options choose below a directory to the mirror; raises ProgramFailed."""
         self._run(command(options, source, self._mirror, below))
 
+    def compare(self, options: Sequence[str], source: Path, below: str = "") -> list[str]:
+        """What there is not as it is here, a line each, every byte read on both sides; raises ProgramFailed.
+
+        The first column is in rsync(1) under --itemize-changes.
+        """
+        dry = ["--checksum", "--delete", "--dry-run", "--itemize-changes"]
+        out = self._run(command([*dry, *options], source, self._mirror, below)).decode(errors="replace")
+        found = list[str]()
+        for line in out.splitlines():
+            what, _, path = line.partition(" ")
+            where = f"{below}/{path.strip()}".lstrip("/")
+            if what == "*deleting":
+                found.append(f"{where}: does not belong there")
+            elif what[0] in "<>c" and what[1] != "d":
+                is_new = what[2] == "+"
+                found.append(f"{where}: {'is missing' if is_new else 'differs'}")
+        return found
+
     def read(self, name: str) -> str | None:
         """A small text there, None where there is none; raises ProgramFailed."""
         with tempfile.TemporaryDirectory() as directory:

@@ -413,3 +413,43 @@ def test_a_trace_that_rsync_cannot_read_back_is_no_success(two: Site, tmp_path: 
     with servers.rsyncd_as(module, tmp_path) as url:
         said = push(Mirror(name="eu1", url=f"{url}/images/", retries=0), terms(Layout(two.root), NOW))
     assert said.startswith("failed: ")
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["in place", "flipped"])
+@pytest.mark.parametrize("match", ["*", "*/*/amd64"])
+def test_verify_names_what_is_wrong_on_a_mirror_and_adopting_it_mends_that(
+    two: Site, flip: bool, match: str
+) -> None:
+    two.lines = 'keep = 1\ngrace = "1h"\n'
+    told = f'match = ["{match}"]\nflip = {str(flip).lower()}\n'
+    two.more = f'[[mirror]]\nname = "eu1"\nurl = "mirror"\n{told}'
+    two.publish()
+    build(two.ci, A)
+    two.publish()
+    assert len(list(two.mirror.glob(f"images/{A}/*"))) == 2, "one of them is there for grace alone"
+    clean = two.doit("verify", "--mirror=eu1")
+    assert (clean.code, "is, byte for byte, what it should be" in clean.out) == (0, True), clean.out
+    image = max(two.mirror.glob(f"images/{A}/*/rootfs.tar.xz"))
+    damaged = bytearray(image.read_bytes())
+    damaged[100] ^= 1
+    for path, data in ((image, bytes(damaged)), (two.mirror / "streams/v1/index.json", b"x")):
+        seen = path.stat()
+        path.write_bytes(data)
+        os.utime(path, ns=(seen.st_mtime_ns, seen.st_mtime_ns))
+    lost = image.with_name("image.yaml")
+    lost.unlink()
+    (two.mirror / "images/stray").touch()
+    found = two.doit("verify", "--mirror=eu1")
+    index = (two.mirror / "streams/v1/index.json").resolve().relative_to(two.mirror.resolve())
+    where = image.parent.relative_to(two.mirror)
+    assert found.code == 1
+    assert {line for line in found.out.splitlines() if ": " in line and "verify" not in line} == {
+        f"{where}/rootfs.tar.xz: differs",
+        f"{where}/image.yaml: is missing",
+        f"{index}: differs",
+        "images/stray: does not belong there",
+    }
+    assert "mirror eu1: 4 faults; doit mirror --adopt=eu1 brings it again" in found.out
+    assert two.doit("mirror", "--adopt=eu1").code == 0
+    assert two.doit("verify", "--mirror=eu1").code == 0
+    assert two.doit("verify", "--mirror=eu2").code == 3
