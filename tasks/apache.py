@@ -175,7 +175,7 @@ _SITE = """\
         <FilesMatch "\\.html$">
             ForceType text/html
         </FilesMatch>
-        <FilesMatch "\\.(?:sjson|gpg|asc|yaml|log)$|^(?:site-id|SHA256SUMS|index-(?:system|user)[.0-9]*)$">
+        <FilesMatch "\\.(?:sjson|gpg|asc|yaml|log)$|^(?:site-id|trace|SHA256SUMS|index-[a-z]+[.0-9]*)$">
             ForceType text/plain
         </FilesMatch>
         AddDefaultCharset utf-8

@@ -9,14 +9,14 @@ from pathlib import Path
 from tasks import files
 from tasks.errors import TreeError, UpstreamError
 from tasks.foreign import LOST, NOT_OURS, Foreign, Sort, shown
-from tasks.layout import KEY, LXC, PROTOCOLS, SITE_ID, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import KEY, LXC, PROTOCOLS, SITE_ID, STREAMS, STREAMS_TWIN, TRACE, Layout
 from tasks.overlay import TOP as UPSTREAMS
 
 TOP = "images"
 # What a publisher writes itself, the reference or this one.
 WRITTEN = {TOP, "index.html", str(STREAMS.parent), str(STREAMS_TWIN.parent), str(LXC), SITE_ID, KEY}
 WRITTEN |= {"site", "snapshots", "at", "latest", "state", "decisions.toml"}
-WRITTEN |= {PROTOCOLS, UPSTREAMS}
+WRITTEN |= {PROTOCOLS, UPSTREAMS, TRACE}
 LEFT = {
     "index.html": "ours takes its place (page.template makes it yours)",
     ".well-known": "what begins with a dot is not served here",

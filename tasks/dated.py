@@ -31,7 +31,7 @@ _NGINX = """\
         location ~ \\.json$ {
             gzip_static on;
         }
-        location ~ ^/at/[^/]+/(?:site-id|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
+        location ~ ^/at/[^/]+/(?:site-id|trace|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
             default_type text/plain;
         }
     }

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import files, frozen, tree, trees
+from tasks import files, frozen, trace, tree, trees
 from tasks.catalogue import Catalogue
 from tasks.image import Image
-from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, Layout
+from tasks.layout import OLD_SERIAL, SITE_ID, STREAMS, TRACE, Layout
 from tasks.state import Held, Ledger, Quarantine, latest_name, load, load_all, save, snapshot_order, snapshots
 
 
@@ -32,8 +32,9 @@ def snapshot(layout: Layout, now: datetime, wanted: str = "auto", *, compat: boo
     if latest and not switched and _same(layout.public, layout.snapshots / latest / "public"):
         mark_lapsing(layout, now)
         return f"{latest} shows it already"
-    _own(layout)
     name = _new_name(layout, now)
+    told = trace.Trace(_own(layout), name, f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    files.write(layout.public / TRACE, told.text().encode())
     if compat:
         files.write(layout.public / OLD_SERIAL, f"{name.partition('.')[0]}\n".encode())
     backend = frozen.backend(layout, wanted)
@@ -49,11 +50,13 @@ def _has_any(layout: Layout) -> bool:
     return bool(listing.images) or any(tree.overlaid(public, name) for name in tree.overlays(public))
 
 
-def _own(layout: Layout) -> None:
+def _own(layout: Layout) -> str:
     """Put the site's identity, made once, into the tree: mirrors are deleted from only where it matches."""
     if files.read(layout.root / SITE_ID) is None:
         files.write(layout.root / SITE_ID, f"{uuid.uuid4()}\n".encode())
-    files.write_changed(layout.public / SITE_ID, files.read(layout.root / SITE_ID) or b"")
+    own = files.read(layout.root / SITE_ID) or b""
+    files.write_changed(layout.public / SITE_ID, own)
+    return own.decode(errors="replace").strip()
 
 
 def _same(tree: Path, shown: Path) -> bool:

@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from tasks import files, lxcindex, page, stock, streams, xdelta
+from tasks import files, frozen, lxcindex, page, stock, streams, trace, xdelta
 from tasks.audit import Audit, audit
 from tasks.errors import ProgramMissing, SettingsError, TreeError
 from tasks.hashed import file_of
 from tasks.image import METADATA, SUMS, UNIFIED_VM, File, Image
-from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, STREAMS, STREAMS_TWIN, Layout
+from tasks.layout import KEY, LXC, PAGE, PROTOCOLS, SITE_ID, STREAMS, STREAMS_TWIN, TRACE, Layout
 from tasks.overlay import TOP
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
@@ -201,6 +201,15 @@ class _Verification:
             self._keys(ring or b"")
         except SettingsError as error:
             self._fault(error)
+        self._trace()
+
+    def _trace(self) -> None:
+        """Who watches mirrors is told the right snapshot; trees of before there was such a file have none."""
+        data, own = self._read(PurePosixPath(TRACE)), self._read(PurePosixPath(SITE_ID)) or b""
+        told = trace.read((data or b"").decode(errors="replace"))
+        here = own.decode(errors="replace").strip(), self._tree.parent.name.removeprefix(frozen.MARK)
+        if data is not None and (told is None or told[:2] != here):
+            self._fault(TRACE, f"does not say that this is {here[1]}")
 
     def _keys(self, ring: bytes) -> None:
         """The keys that readers are given; raises SettingsError where there is none."""

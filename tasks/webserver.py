@@ -245,7 +245,7 @@ server {
     }
 
     # Texts without a suffix of their own.
-    location ~ ^/(?:site-id|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
+    location ~ ^/(?:site-id|trace|meta/1\\.0/[^/]+|images/.+/SHA256SUMS)$ {
         default_type text/plain;
     }
 }

@@ -49,6 +49,9 @@ def test_each_snapshot_is_a_remote(program: str, two: Site, tmp_path: Path) -> N
         old, new = versions(web, f"/at/{first}"), versions(web, f"/at/{last}")
         assert (len(old), len(new)) == (1, 2)
         assert versions(web, "/at/before") == old
+        told = get(web, "/at/before/trace", INCUS)
+        assert f"snapshot: {first}\n" in told.text
+        assert told.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert versions(web, f"/at/{last[:8]}") == new == versions(web, "")
         assert versions(web, f"/at/{last}", LXD) == ([] if program == "nginx" else new)
         image = get(web, f"/at/before/images/{TINY}/{old[0]}/incus.tar.xz", INCUS)

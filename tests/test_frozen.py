@@ -129,7 +129,7 @@ class TestContract:
         place(layout, image(A), image(B), listed=2)
         snapshot(layout, NOW)
         assert snapshots(layout) == ["20261121-0830.0", "20261121-0830.1"]
-        assert len(read(layout, "20261121-0830.1")) == 5
+        assert len(read(layout, "20261121-0830.1")) == 6
         assert sorted(remains(layout, kind)) == snapshots(layout)
 
     def test_what_was_withdrawn_is_in_none_of_them(self, layout: Layout, kind: str, key: Key) -> None:
@@ -162,7 +162,7 @@ class TestContract:
             assert "20261121-0830.0 went with it" in said
             stay = stay[1:]
         assert snapshots(layout) == stay
-        assert len(read(layout, stay[-1])) == 4
+        assert len(read(layout, stay[-1])) == 5
 
     def test_everybody_may_look_into_it_whatever_the_umask(self, layout: Layout, kind: str) -> None:
         place(layout, image(A), image(B), listed=1)

@@ -17,6 +17,7 @@ from sites import CHECKOUT, Site, build, files, matrix, wait_for
 
 from jenkins import standin
 from jenkins.controller import Controller
+from tasks.layout import TRACE
 
 A, B, C = "tiny/1/amd64/default", "tiny/1/arm64/default", "tiny/2/amd64/default"
 OPERATIONS = ("rename", "link", "unlink", "mkdir", "sync")
@@ -32,7 +33,7 @@ PHASES = {
     "lxc_index": r"/site/public/meta",
     "page": r"/site/public(/(\.tmp-)?(index\.html|key\.asc)|/protocols|$)",
     "indexes of a snapshot": r"/snapshots/.*/(streams|meta)/",
-    "snapshot": r"/snapshots|/at(/|$)|/\.?(tmp-)?latest|/\.?(tmp-)?site-id|$",
+    "snapshot": r"/snapshots|/at(/|$)|/\.?(tmp-)?latest|/\.?(tmp-)?site-id|/site/public/(\.tmp-)?trace|$",
     "mirror": r"/state/mirrors",
     "poll": r"/state|/site/staging|/\.?(tmp-)?decisions",
 }
@@ -75,11 +76,11 @@ def copied(site: Site, where: Path) -> Site:
 
 
 def content(tree: Path) -> dict[str, str]:
-    """Every file but signatures, whose bytes carry their own time."""
+    """Every file but those whose bytes carry their own time: signatures, and the trace."""
     return {
         str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in tree.rglob("*")
-        if path.is_file() and path.suffix not in SIGNATURES
+        if path.is_file() and path.suffix not in SIGNATURES and path.name != TRACE
     }
 
 
@@ -165,6 +166,7 @@ def test_a_kill_at_any_operation_leaves_nothing_half_made(undisturbed: Site, tmp
         assert names(site.latest) == names(site.root / "site/public"), where
         assert content(site.latest) == content(site.root / "site/public"), where
         assert content(site.mirror) == content(site.latest), where
+        assert (site.mirror / TRACE).read_bytes() == (site.latest / TRACE).read_bytes(), where
         assert not list(site.root.rglob(".tmp-*")), where
         hit[phase(log.read_text().splitlines()[-1])] += 1
         shutil.rmtree(here)
@@ -229,6 +231,7 @@ def test_the_hands_may_be_killed_too(
         assert content(site.root / "site/public") == (after if said else before), where
         assert content(site.latest) == content(site.root / "site/public"), where
         assert content(site.mirror) == content(site.latest), where
+        assert (site.mirror / TRACE).read_bytes() == (site.latest / TRACE).read_bytes(), where
         if said and hand == "withdraw":
             assert not [
                 path
@@ -271,6 +274,7 @@ def test_an_import_may_be_killed_too(decided: Site, tmp_path: Path, request: pyt
         assert bytes_of_images(site) == after, where
         assert content(site.latest) == content(site.root / "site/public"), where
         assert content(site.mirror) == content(site.latest), where
+        assert (site.mirror / TRACE).read_bytes() == (site.latest / TRACE).read_bytes(), where
         assert not list(site.root.rglob(".tmp-*")), where
         assert not list((site.root / "site/staging").iterdir()), where
         hit[expected] += 1

@@ -176,6 +176,7 @@ def test_types_and_caching(web: Web, site_of_three: Site) -> None:
         "/meta/1.0/index-system.2": "text/plain; charset=utf-8",
         "/meta/1.0/index-system.2.asc": "text/plain; charset=utf-8",
         "/site-id": "text/plain; charset=utf-8",
+        "/trace": "text/plain; charset=utf-8",
         f"{place}/SHA256SUMS": "text/plain; charset=utf-8",
         f"{place}/SHA256SUMS.asc": "text/plain; charset=utf-8",
         f"{place}/source.json": "application/json",

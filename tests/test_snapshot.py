@@ -60,7 +60,7 @@ def test_latest_shows_the_tree_as_it_was(layout: Layout) -> None:
     assert snapshot(layout, NOW) == "20261121-0830.0 (hardlink)"
     assert os.readlink(layout.latest) == "snapshots/20261121-0830.0/public"
     shown = [path for path in layout.latest.rglob("*") if path.is_file()]
-    assert len(shown) == 3, "the two files and site-id"
+    assert len(shown) == 4, "the two files, site-id and trace"
     index = layout.public / "streams/v1/index.json"
     index.parent.mkdir(parents=True)
     index.write_text("{}")

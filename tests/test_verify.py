@@ -83,7 +83,7 @@ def test_a_published_tree_is_good(served: Site) -> None:
     result = served.doit("verify")
     assert result.code == 0, result.out + result.err
     assert not result.err
-    people = ("site-id", "index.html", "key.asc")
+    people = ("site-id", "trace", "index.html", "key.asc")
     names = [
         path for path in served.latest.resolve().rglob("*") if path.is_file() and path.name not in people
     ]
@@ -205,6 +205,15 @@ def test_a_stray_file_is_named(served: Site, name: str) -> None:
     STRAYS[name](served.latest / name)
     found = lines(served, 1)
     assert any(line.startswith(f"{name}: ") for line in found), found
+
+
+@pytest.mark.parametrize("change", [("site: ", "site: x"), ("snapshot: ", "snapshot: 1"), ("published", "")])
+def test_a_trace_of_another_tree_is_named(served: Site, change: tuple[str, str]) -> None:
+    path, here = served.latest / "trace", served.latest.resolve().parent.name
+    path.write_text(path.read_text().replace(*change))
+    assert lines(served, 1) == [f"trace: does not say that this is {here}"]
+    path.unlink()
+    assert lines(served, 0) == [], "a tree of before there were any"
 
 
 def test_other_sizes_are_named(served: Site) -> None:
