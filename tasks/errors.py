@@ -4,7 +4,7 @@ PublishError            one sentence: what, where, what to do; exit 2 unless sai
 ├── SettingsError       the configuration or the command line; exit 3
 ├── UpstreamError       Jenkins or the way to it; tried again by the next run; exit 1
 ├── ImageRejected       a build whose content is not publishable; not tried again; exit 1
-├── ProgramFailed       a program ended badly, or is not there (ProgramMissing); the caller decides
+├── ProgramFailed       a program ended badly, is missing (ProgramMissing), or hears nothing (ProgramStalled)
 ├── SigningError        no signature, no publication
 ├── ProofError          a client could not read what would be exposed
 └── TreeError           our own disk: full, read-only, or not as we left it
@@ -43,6 +43,10 @@ class ProgramFailed(PublishError):  # noqa: N818 - reads as the sentence it make
         said = "; ".join(lines[cause : cause + 3])
         ended = f"{argv[0]} {'ended with ' if str(code).startswith('code') else ''}{code}"
         super().__init__(ended + (f": {said[:400]}" if said else ""))
+
+
+class ProgramStalled(ProgramFailed):
+    """A program heard nothing for too long."""
 
 
 class ProgramMissing(ProgramFailed):

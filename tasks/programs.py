@@ -9,44 +9,80 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.errors import ProgramFailed, ProgramMissing
+from tasks.errors import ProgramFailed, ProgramMissing, ProgramStalled
 
 _PIECE = 1 << 18  # bytes
 
 
-def run(
+def run(  # noqa: PLR0913 - as subprocess has them
     argv: Sequence[str | Path],
     *,
     stdin: bytes = b"",
     timeout: float,
     keep: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
+    stall: float = 0,
 ) -> bytes:
-    """Run a program to its end and return its standard output; raises ProgramFailed."""
+    """Run a program to its end and return its standard output; raises ProgramFailed.
+
+    With ``stall``, one that reads nothing for so many seconds, or twice as many, is at its end too.
+    """
     words = [os.fspath(word) for word in argv]
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             words,
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=timeout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             pass_fds=keep,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
-        )
+        ) as child:
+            try:
+                out, complaints = _communicate(child, stdin, timeout, stall)
+            except BaseException:
+                child.kill()
+                raise
     except FileNotFoundError as error:
         raise ProgramMissing(words, "is not installed on this machine", "") from error
     except OSError as error:
         raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
     except subprocess.TimeoutExpired as error:
+        if error.timeout < timeout:
+            raise ProgramStalled(words, f"was ended: nothing came for {stall:.0f} s", "") from error
         raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
-    if done.returncode:
-        raise ProgramFailed(words, f"code {done.returncode}", done.stderr.decode(errors="replace"))
-    return done.stdout
+    if child.returncode:
+        raise ProgramFailed(words, f"code {child.returncode}", complaints.decode(errors="replace"))
+    return out
+
+
+def _communicate(
+    child: "subprocess.Popen[bytes]", stdin: bytes | None, timeout: float, stall: float
+) -> tuple[bytes, bytes]:
+    """What a child says until its end; raises TimeoutExpired, of ``stall`` seconds where that is why."""
+    until, read = time.monotonic() + timeout, -1
+    while True:
+        left = until - time.monotonic()
+        try:
+            return child.communicate(stdin, min(left, stall or left))
+        except subprocess.TimeoutExpired as error:
+            if time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(child.args, timeout) from error
+            before, read, stdin = read, _bytes_read(child.pid), None  # it goes on where it was
+            if read == before:
+                raise
+
+
+def _bytes_read(pid: int) -> int:
+    """How many bytes a process has read so far, from wherever (proc_pid_io(5))."""
+    try:
+        return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return time.monotonic_ns()  # it is ending, or the kernel does not tell: no reason to end it
 
 
 def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout: float) -> None:

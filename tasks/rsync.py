@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import ProgramFailed
+from tasks.errors import ProgramFailed, ProgramStalled
 from tasks.programs import run
 from tasks.settings import Mirror, is_remote
 
@@ -20,6 +20,7 @@ MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked f
 # A daemon that has enough of us or could not begin, a socket, a stream that ended, a time-out, none at the
 # start, and ssh's own end: all of these may be the network's, or a machine's that is just starting.
 PASSING = {f"code {code}" for code in (5, 10, 12, 30, 35, 255)}
+ALIVE = 3  # times that ssh asks whether the other side is there, before it ends
 
 
 class Rsync:
@@ -79,9 +80,11 @@ class Rsync:
     def _run(self, argv: Sequence[str]) -> bytes:
         for attempt in range(self._retries + 1):
             try:
-                return run(argv, timeout=TIMEOUT, keep=self._keep)
+                # rsync's own --timeout counts what it sends as a sign of life, also into a line that was cut.
+                return run(argv, timeout=TIMEOUT, keep=self._keep, stall=self._mirror.timeout.seconds)
             except ProgramFailed as error:
-                if error.code not in PASSING or attempt == self._retries:
+                passing = error.code in PASSING or isinstance(error, ProgramStalled)
+                if not passing or attempt == self._retries:
                     raise
             self.wait(self._mirror.pause.seconds * 2**attempt)
         raise AssertionError
@@ -108,7 +111,11 @@ def _start(mirror: Mirror) -> list[str]:
         words += [f"--password-file={mirror.password_file}"] if mirror.password_file else []
     elif is_remote(mirror.url):  # ssh takes the first of what it is told twice: the operator's goes first
         shell = os.environ.get("RSYNC_RSH", "ssh")
-        words += [f"--rsh={shell} {mirror.ssh} -o BatchMode=yes -o ConnectTimeout={connect}"]
+        asking = ""
+        if mirror.timeout.seconds:
+            every = max(1, mirror.timeout.seconds // ALIVE)
+            asking = f" -o ServerAliveInterval={every} -o ServerAliveCountMax={ALIVE}"
+        words += [f"--rsh={shell} {mirror.ssh} -o BatchMode=yes -o ConnectTimeout={connect}{asking}"]
     return words
 
 

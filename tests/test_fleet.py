@@ -21,11 +21,12 @@ from sites import Site, build, matrix, wait_for
 from tools import need
 
 from tasks import files
-from tasks.errors import ProgramFailed
+from tasks.errors import ProgramFailed, ProgramStalled
 from tasks.fleet import Fleet
 from tasks.layout import Layout
 from tasks.mirror import whole
 from tasks.mirrored import is_current, record
+from tasks.programs import run
 from tasks.rsync import Rsync
 from tasks.settings import Mirror, Span
 
@@ -453,3 +454,15 @@ def test_verify_names_what_is_wrong_on_a_mirror_and_adopting_it_mends_that(
     assert two.doit("mirror", "--adopt=eu1").code == 0
     assert two.doit("verify", "--mirror=eu1").code == 0
     assert two.doit("verify", "--mirror=eu2").code == 3
+
+
+def test_one_that_hears_nothing_is_ended_and_one_that_reads_is_not(tmp_path: Path) -> None:
+    """rsync itself takes what it sends into a line that was cut for a sign of life."""
+    with pytest.raises(ProgramStalled, match=r"sleep was ended: nothing came for 1 s"):
+        run(["sleep", "600"], timeout=600, stall=1)
+    with pytest.raises(ProgramFailed, match=r"did not end within 1 s"):
+        run(["sleep", "600"], timeout=1)
+    reading = 'for i in 1 2 3 4 5 6 7 8; do read line < "$0"; sleep 0.5; done; cat'
+    (tmp_path / "line").write_text("x\n")
+    said = run(["bash", "-c", reading, tmp_path / "line"], stdin=b"input", timeout=600, stall=1)
+    assert said == b"input"
