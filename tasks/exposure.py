@@ -199,6 +199,9 @@ class Exposure:
         """Write the page for people, the public key, and the files of older protocols."""
         said = indexes.write_page(self._layout, self._settings)
         more = tree.put_protocols(self._layout.public, self._settings.protocols)
+        if (top := self._layout.public / PROTOCOLS).exists():
+            # Not when it is frozen: by their times ``older`` sees whether they are as they were left.
+            trees.later(top, self._layout.latest / PROTOCOLS)
         self._note("page")
         self._note("protocols")
         return f"{said}; {more}" if more else said

@@ -37,6 +37,8 @@ def snapshot(layout: Layout, now: datetime, wanted: str = "auto", *, compat: boo
     files.write(layout.public / TRACE, told.text().encode())
     if compat:
         files.write(layout.public / OLD_SERIAL, f"{name.partition('.')[0]}\n".encode())
+    if latest:
+        trees.later(layout.public, layout.snapshots / latest / "public", but=["images"])  # none ever changes
     backend = frozen.backend(layout, wanted)
     backend.freeze(name)
     files.point(layout.latest, f"snapshots/{name}/public")
