@@ -16,7 +16,7 @@ from tasks.exposure import Exposure
 from tasks.image import Product
 from tasks.preview import Preview
 from tasks.reporter import Broken, honest, step
-from tasks.state import encode
+from tasks.state import encode, snapshots
 from tasks.words import counted
 
 __all__ = [
@@ -163,7 +163,7 @@ def _option(name: str, what: str, kind: type = str, default: object = "") -> dic
 
 SERVERS = ("nginx", "apache", "rsyncd")
 WEB = ("server_name", "tree", "certificate", "certificate_key", "listen", "listen_http", "basic_auth")
-MODULE = ("tree", "module", "comment")
+MODULE = ("tree", "module", "comment", "snapshots")
 
 
 def task_serverconfig() -> dict[str, object]:
@@ -192,6 +192,7 @@ def task_serverconfig() -> dict[str, object]:
             _option("basic_auth", "the file of those who may read (htpasswd); with --listen-http=none alone"),
             _option("module", "what rsyncd calls the tree; images"),
             _option("comment", "what rsyncd says of it to who asks for its modules"),
+            _option("snapshots", "of rsyncd: a module for each snapshot too", bool, default=False),
         ],
         "pos_arg": "programs",
         "meta": {"lockless": True},
@@ -218,13 +219,16 @@ def _serverconfig(program: str, said: Mapping[str, Any]) -> str:
         passwords=said.get("basic_auth", ""),
     )
     faults = module.faults() if program == "rsyncd" else web.faults()
+    if tree and said.get("snapshots"):
+        faults.append("--snapshots: a mirror has the newest alone; leave it out, or --tree")
     if program == "apache" and not faults:
         faults = apache.faults(web)
     if faults:
         raise SettingsError(faults)
     try:
         if program == "rsyncd":
-            return rsyncd.rsyncd(run.layout.latest, module)
+            names = run.decisions.dated(snapshots(run.layout)) if said.get("snapshots") else []
+            return rsyncd.rsyncd(run.layout.latest, module, [run.layout.dated / name for name in names])
         if program == "apache":
             return apache.apache(run.layout.latest, run.settings.list, web, run.settings.upstream, older)
         return webserver.nginx(run.layout.latest, run.settings.list, web, run.settings.upstream, older)

@@ -5,6 +5,7 @@ start of a connection is in rsync_module() of its clientserver.c.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,13 +34,24 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def rsyncd(tree: Path, module: Module) -> str:
-    """A module for rsyncd.conf; raises ValueError for a tree that it cannot name."""
+def rsyncd(tree: Path, module: Module, dated: Iterable[Path] = ()) -> str:
+    """A module for rsyncd.conf, and one for each of the snapshots, named as they are.
+
+    Raises ValueError for a tree that it cannot name.
+    """
     path = module.tree or str(tree)
-    if not _is_path(path):
-        raise ValueError(f"{path}: {PLAIN}")
     words = {"NAME": module.name, "COMMENT": module.comment, "TREE": path}
-    return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], _MODULE)  # once: a path may look so
+    text = _filled(_MODULE + _DATED if (snapshots := sorted(dated)) else _MODULE, words)
+    for of in snapshots:
+        name, comment = f"{module.name}-{of.name}", f"{module.comment}, {of.name}"
+        text += f"\n{_filled(_BARE, {'NAME': name, 'COMMENT': comment, 'TREE': str(of)})}"
+    return text
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    if not _is_path(words["TREE"]):
+        raise ValueError(f"{words['TREE']}: {PLAIN}")
+    return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text)  # once: a path may look so
 
 
 def _is_plain(text: str) -> bool:
@@ -91,3 +103,13 @@ _MODULE = """\
     transfer logging = yes
     reverse lookup = no
 """
+
+_DATED = """
+# The snapshots that are there now, by name, by day, and by what `doit pin` called them. They come and go with
+# publications: print this again after each, or who asks for one that went is told `chroot failed`.
+"""
+
+# The same without a word.
+_BARE = "".join(
+    f"{line}\n" for line in _MODULE.splitlines() if line.strip() and not line.strip().startswith("#")
+)

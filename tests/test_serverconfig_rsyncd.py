@@ -169,6 +169,38 @@ def test_on_a_mirror(shown: Site, tmp_path: Path) -> None:
     assert content(tmp_path / "pulled") == content(shown.latest.resolve())
 
 
+def test_a_module_for_each_snapshot_that_is_there(shown: Site, tmp_path: Path) -> None:
+    first = shown.latest.resolve()
+    build(shown.ci, B)
+    shown.publish()
+    last = shown.latest.resolve()
+    names = [tree.parent.name for tree in (first, last)]
+    assert shown.doit("pin", "--as=old.kernel", names[0]).code == 0
+    with rsyncd_as(printed(shown, "--snapshots", "--comment=ours"), tmp_path) as url:
+        listed = subprocess.run([program("rsync"), f"{url}/"], check=True, capture_output=True, text=True)
+        rows = [row.split("\t") for row in listed.stdout.splitlines()]
+        dated = [*sorted([names[1][:8], *names]), "old.kernel"]
+        assert [(name.strip(), said) for name, said in rows] == [
+            ("images", "ours"),
+            *((f"images-{name}", f"ours, {name}") for name in dated),
+        ]
+        for name, tree in zip(
+            ["", *(f"-{one}" for one in dated)], [last, last, first, last, first], strict=True
+        ):
+            ended(pull(f"{url}/images{name}/", tmp_path / f"pulled{name}"))
+            assert content(tmp_path / f"pulled{name}") == content(tree)
+        argv = [program("rsync"), "-r", f"{tmp_path}/pulled/", f"{url}/images-old.kernel/"]
+        denied = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+        assert "read only" in denied.stderr
+        assert shown.doit("unpin", "old.kernel").code == 0
+        shown.doit("prune")
+        gone = pull(f"{url}/images-old.kernel/", tmp_path / "gone")
+        assert "chroot failed" in gone.communicate(timeout=20)[1]
+    after = printed(shown, "--snapshots")
+    assert "[images-old.kernel]" not in after
+    assert printed(shown) == after.partition("\n# The snapshots")[0]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.sampled_from("ab #;[]{}=$@\"'\\ü&~*?/"), min_size=1, max_size=12))
 def test_rsyncd_finds_any_tree_that_it_is_told(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
@@ -198,6 +230,8 @@ def test_rsyncd_finds_any_tree_that_it_is_told(tmp_path_factory: pytest.TempPath
         (["--comment=a\\", "rsyncd"], "--comment=a\\: one line"),
         (["--tree=mirror", "rsyncd"], "--tree=mirror: must be an absolute path in one line, without '%'"),
         (["--tree=/a%b", "rsyncd"], "--tree=/a%b: must be an absolute path in one line, without '%'"),
+        (["--snapshots", "--tree=/a", "rsyncd"], "--snapshots: a mirror has the newest alone"),
+        (["--snapshots", "nginx"], "--snapshots: nginx has no use for it"),
         (["--listen=873", "rsyncd"], "--listen: rsyncd has no use for it"),
         (["--module=a", "nginx"], "--module: nginx has no use for it"),
     ],
