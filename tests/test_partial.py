@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -492,6 +494,63 @@ def test_what_was_cut_off_is_not_taken_for_whole(shown: Site, tmp_path: Path) ->
     (tmp_path / "current/made.json").write_text("{")
     before = content(given.indexes).keys()
     assert content(made(shown, tmp_path, match=AMD64).indexes).keys() == before
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from tasks import config
+from tasks.partial import view
+from tasks.settings import Mirror
+from tasks.sign import Sequoia
+
+checkout, home, source, toml, key, number = sys.argv[1:]
+seen = 0
+
+def hook(event, arguments):
+    global seen
+    if event not in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir") or home not in str(arguments):
+        return
+    seen += 1
+    if seen == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mirror = Mirror(name="eu1", url="/nonexistent", match=("*/*/amd64",), keep=1)
+settings = config.read(Path(toml), Path(checkout))
+sys.addaudithook(hook)
+view(Path(source), mirror, Path(home), settings, lambda: Sequoia(Path(key), ""))
+print(seen)
+"""
+
+
+def test_a_kill_leaves_what_was_there_or_all_that_is_new(shown: Site, tmp_path: Path) -> None:
+    """At points all over its work, the last ones close together: there the names change."""
+    signature = re.compile(r"\.(gpg|asc|sjson)\b")
+
+    def unsigned(top: Path) -> dict[str, bytes]:
+        return {path: data for path, data in content(top).items() if not signature.search(path)}
+
+    def run(home: Path, number: int) -> subprocess.CompletedProcess[str]:
+        words = [CHECKOUT, home, shown.latest.resolve(), shown.config, shown.key.secret, number]
+        argv = [sys.executable, "-c", DYING, *map(str, words)]
+        return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    before = unsigned(made(shown, tmp_path / "0", match=AMD64, keep=2).indexes)
+    done = run(tmp_path / "0", 0)
+    assert done.returncode == 0, done.stderr
+    after, count = unsigned(tmp_path / "0/current/public"), int(done.stdout)
+    assert after != before
+    assert count > 100
+    seen = set()
+    for number in (*range(1, count, count // 6), *range(count - 20, count - 2, 6), count - 1, count):
+        home = tmp_path / str(number)
+        made(shown, home, match=AMD64, keep=2)
+        assert run(home, number).returncode == -signal.SIGKILL
+        there = unsigned(home / "current/public")
+        assert there in (before, after), number
+        seen.add(there == after)
+        assert unsigned(made(shown, home, match=AMD64, keep=1).indexes) == after
+    assert seen == {False, True}
 
 
 # What is refused
