@@ -33,6 +33,8 @@ from tasks.words import lasting
 
 IMAGES = ["--include=/images", f"--include=/{TOP}", "--exclude=/*"]  # what images are: all else names them
 INDEXES = ["--exclude=/images", f"--exclude=/{TOP}"]
+IN_IMAGE = "/images/*/*/*/*/*"  # below os, release, arch, variant and serial
+SHOWN = f"--filter=show {IN_IMAGE}/**"  # to the sender: what is deleted is said elsewhere
 DELTAS = "delta-*.vcdiff*"
 DELETE = ["--delete", "--delete-delay", "--existing", "--ignore-existing"]  # adds nothing
 INDEX, NOW = ".index", "now"
@@ -65,10 +67,23 @@ def whole(layout: Layout) -> Source:
     return Source(name, source, source, frozenset(tree.listed_paths(source) | tree.brought(source)))
 
 
-def carried() -> list[list[str]]:
-    """The options of each phase that brings what no index names yet, in order."""
-    deltas = [f"--include=/images/**/{DELTAS}", "--include=/images", "--include=/images/**/", "--exclude=*"]
-    return [[f"--exclude=/images/**/{DELTAS}", *IMAGES], deltas]
+def carried(chosen: str = "") -> list[list[str]]:
+    """The options of each phase that brings what no index names yet, in order.
+
+    ``chosen`` is the option for a source's filters. rsync holds every name against one filter after the
+    other, which may be thousands: so those for the files of an image are the first.
+    """
+    more = [chosen] if chosen else []
+    return [
+        [f"--exclude={IN_IMAGE}/{DELTAS}", SHOWN, *more, *IMAGES],
+        [
+            f"--include={IN_IMAGE}/{DELTAS}",
+            f"--exclude={IN_IMAGE}/**",
+            *more,
+            "--include=/images",
+            "--exclude=/*",
+        ],
+    ]
 
 
 def named() -> list[list[str]]:
@@ -98,8 +113,8 @@ class Push:
         self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
         with _merged(self._source.filters) as chosen:
             every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
-            for phase in carried():
-                self._rsync.push([chosen, *every, *phase], self._source.images)
+            for phase in carried(chosen):
+                self._rsync.push([*every, *phase], self._source.images)
 
     def switch(self) -> None:
         """Let the mirror name what it has now, and see that it does."""
@@ -129,7 +144,7 @@ class Push:
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
         with _merged(_kept(lapsing) + self._source.filters) as chosen:
-            self._rsync.push([*DELETE, chosen, *IMAGES], self._source.images)
+            self._rsync.push([*DELETE, SHOWN, chosen, *IMAGES], self._source.images)
         if known.tree:
             with self._links(known.tree) as links:
                 self._rsync.push([*DELETE, *INDEXES, f"--exclude=/{INDEX}/{known.tree}"], links)

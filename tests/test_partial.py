@@ -28,7 +28,7 @@ from jenkins.controller import Controller
 from tasks import config, demo
 from tasks.errors import ProofError
 from tasks.layout import STREAMS, Layout
-from tasks.mirror import DELETE, IMAGES, INDEXES, carried, named
+from tasks.mirror import DELETE, IMAGES, INDEXES, SHOWN, carried, named
 from tasks.partial import View, filters, view
 from tasks.settings import Mirror, Settings
 from tasks.sign import Sequoia, verifier
@@ -108,11 +108,11 @@ def push(site: Site, given: View, mirror: Path, *protected: str) -> None:
     rules = mirror.with_name(f"{mirror.name}.filter")
     rules.write_text("".join(f"protect {one}\n" for one in protected) + filters(given, source))
     chosen = f"--filter=merge {rules}"
-    for options in carried():
-        phase([chosen, *options], source, mirror)
+    for options in carried(chosen):
+        phase(options, source, mirror)
     for options in [MARK, *named()]:
         phase(options, given.indexes, mirror)
-    phase([*DELETE, chosen, *IMAGES], source, mirror)
+    phase([*DELETE, SHOWN, chosen, *IMAGES], source, mirror)
     phase([*DELETE, *INDEXES], given.indexes, mirror)
 
 
@@ -288,6 +288,21 @@ def test_rsync_brings_what_is_named_and_takes_away_the_rest(shown: Site, tmp_pat
     } - {path for path in there if path.startswith("protocols/") and not (shown.latest / path).exists()}
     push(shown, given, tmp_path / "new")
     assert content(tmp_path / "new") == there
+
+
+@pytest.mark.parametrize("options", [{}, {"match": AMD64, "keep": 2}], ids=["all", "a part"])
+def test_deltas_come_after_images_and_alone(shown: Site, tmp_path: Path, options: Any) -> None:
+    source, rules = shown.latest.resolve(), tmp_path / "rules"
+    given = made(shown, tmp_path / "home", **options) if options else None
+    rules.write_text(filters(given, source) if given else "")
+    paths = given.paths if given else images_there(source)
+    wanted = {path for path in content(source) if path.rpartition("/")[0] in paths}
+    deltas = {path for path in wanted if "/delta-" in path}
+    assert {Path(path).suffix for path in deltas} == {".vcdiff", ".asc"}
+    for number, those in enumerate((wanted - deltas, deltas)):
+        (there := tmp_path / str(number)).mkdir()
+        phase(carried(f"--filter=merge {rules}" if given else "")[number], source, there)
+        assert content(there).keys() == those
 
 
 def test_a_rule_hides_a_directory_of_which_nothing_is_wanted(shown: Site, tmp_path: Path) -> None:
