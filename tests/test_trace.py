@@ -1,17 +1,16 @@
 """The file that says which snapshot a tree is: here, in what was frozen, and last of all on a mirror."""
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from mirrors import phase, phases
 from sites import Site, build, matrix
 from test_snapshot import image, place
 from tools import need
 
 from tasks import trace
 from tasks.layout import TRACE, Layout
-from tasks.mirror import command, phases
 from tasks.snapshot import snapshot
 from tasks.state import latest_name
 
@@ -62,10 +61,10 @@ def test_a_mirror_gets_it_last_of_all(site: Site) -> None:
         wanted, there = (site.latest / TRACE).read_text(), site.mirror / TRACE
         site.mirror.mkdir(exist_ok=True)
         *before, last = phases()
-        for phase in before:
-            os.spawnvp(os.P_WAIT, "rsync", command(phase, site.latest.resolve(), str(site.mirror)))
+        for options in before:
+            phase(options, site.latest, site.mirror)
             assert not there.exists() or there.read_text() != wanted
-        os.spawnvp(os.P_WAIT, "rsync", command(last, site.latest.resolve(), str(site.mirror)))
+        phase(last, site.latest, site.mirror)
         assert there.read_text() == wanted
         assert latest_name(Layout(site.root)) in wanted
 
