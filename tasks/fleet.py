@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import PublishError, TreeError
 from tasks.layout import Layout
 from tasks.mirror import Push, Source, whole
-from tasks.mirrored import Terms, is_away, is_current, record
+from tasks.mirrored import Terms, fail, is_away, is_current, record
 from tasks.settings import Mirror, Settings
 from tasks.state import latest_name
 from tasks.threads import together
@@ -89,6 +89,7 @@ class Fleet:
             try:
                 pushes.append(Push(one, self._source(one), terms, adopt=one.name == adopted))
             except PublishError as error:
+                fail(one, terms, str(error))
                 self._said[one.name] = error
         groups: dict[str, list[Push]] = {}
         for push in pushes:
@@ -101,7 +102,7 @@ class Fleet:
         said: Said = {}
 
         def each(step: Callable[[Push], None], some: Sequence[Push]) -> list[Push]:
-            went = together(partial(_try, step, said), some, AT_ONCE)
+            went = together(partial(_try, step, terms, said), some, AT_ONCE)
             return [push for push, well in zip(some, went, strict=True) if well]
 
         ready = each(Push.carry, pushes)
@@ -125,12 +126,12 @@ class Fleet:
         return next(one for one in self._mirrors if one.name == name)
 
 
-def _try(step: Callable[[Push], None], said: Said, push: Push) -> bool:
+def _try(step: Callable[[Push], None], terms: Terms, said: Said, push: Push) -> bool:
     """Whether a step went well; if not, why is kept, and others go on."""
     try:
         step(push)
     except (PublishError, OSError) as error:
-        push.fail(str(error))
+        fail(push.mirror, terms, str(error))
         said[push.mirror.name] = error
         return False
     return True

@@ -158,7 +158,7 @@ class Push:
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
         with _merged(_kept(lapsing) + self._source.filters) as chosen:
-            found = self._rsync.compare([chosen, *IMAGES], self._source.images)
+            found = self._rsync.compare([SHOWN, chosen, *IMAGES], self._source.images)
         if not known.tree:
             return found + self._rsync.compare(INDEXES, self._source.indexes)
         place = f"{INDEX}/{known.tree}"
@@ -171,12 +171,6 @@ class Push:
         known = record(self._terms.layout, self.mirror)
         lag = "" if known.lag is None else f", seen {lasting(known.lag)} after it was published"
         return "; ".join([f"{known.snapshot} is at {self.mirror.url}{lag}", *self._source.notes])
-
-    def fail(self, why: str) -> None:
-        """Keep why the mirror is not as it should be, for the last task to report."""
-        known = record(self._terms.layout, self.mirror)
-        since = known.since or int(self._terms.clock().timestamp())
-        self._save(replace(known, url=self.mirror.url, failed=why, since=since))
 
     def _save(self, known: Mirrored) -> None:
         save(self._terms.layout.mirrored(self.mirror.name), known)

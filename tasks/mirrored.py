@@ -1,4 +1,4 @@
-"""How the mirrors stand: what each was given last, and what has to stay there (acts: reads records).
+"""How the mirrors stand: what each was given last, and what has to stay there (acts: on records).
 
 A client may hold an index of a moment ago, so what a mirror's own index named until lately stays there
 for ``grace`` after that mirror switched, however long it was away.
@@ -9,10 +9,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from tasks import files
 from tasks.layout import Layout
 from tasks.settings import Mirror, Span
-from tasks.state import Mirrored, latest_name, load
+from tasks.state import Mirrored, latest_name, load, save
 from tasks.words import counted
 
 
@@ -31,6 +33,13 @@ def record(layout: Layout, mirror: Mirror) -> Mirrored:
     """What is known of a mirror, nothing when it has another address now."""
     known = load(layout.mirrored(mirror.name), Mirrored) or Mirrored()
     return known if known.url in ("", mirror.url) else Mirrored(failed=known.failed, since=known.since)
+
+
+def fail(mirror: Mirror, terms: Terms, why: str) -> None:
+    """Keep why a mirror is not as it should be, for the last task to report."""
+    known = record(terms.layout, mirror)
+    since = known.since or int(terms.clock().timestamp())
+    save(terms.layout.mirrored(mirror.name), replace(known, url=mirror.url, failed=why, since=since))
 
 
 def shape(mirror: Mirror) -> str:

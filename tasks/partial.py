@@ -41,6 +41,7 @@ class Made(msgspec.Struct, frozen=True):
 
     mark: str
     key: str  # a digest of the key that signed
+    match: tuple[str, ...]
     paths: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -48,8 +49,9 @@ class Made(msgspec.Struct, frozen=True):
 def view(source: Path, mirror: Mirror, home: Path, settings: Settings, signer: Callable[[], Signer]) -> View:
     """The indexes of a mirror, made if they are not there already, in the directory ``home``.
 
-    ``source`` is the ``public`` of a snapshot, by its real path. Raises ProofError when no product matches,
-    or a client could not read these indexes; what was there stays then.
+    ``source`` is the ``public`` of a snapshot, by its real path. Raises ProofError when a client could not
+    read these indexes, or no product fits a match that is new: with an old one, all may have been withdrawn.
+    What was there stays then.
     """
     ring = keyring(settings.signing, _ring(source))
     key = files.digest(settings.signing.key.encode() + keyring(settings.signing, b""))
@@ -57,14 +59,17 @@ def view(source: Path, mirror: Mirror, home: Path, settings: Settings, signer: C
     current = home / "current"
     known = _made(current)
     if known is None or known.mark != mark:
+        notes = _idle(source, mirror)
+        if len(notes) == len(mirror.match) and not (known and known.match == mirror.match):
+            raise ProofError(f"mirror {mirror.name}: match fits no product")
         files.sweep(home, home)
         new = home / f"{files.TEMPORARY}new"
         public = new / "public"
         if known and known.key == key:  # else all is signed anew
             _begin(current / "public", public, source)
         files.write_changed(public / KEY, ring)
-        known = _make(public, source, mirror, settings, signer())
-        known = msgspec.structs.replace(known, mark=mark, key=key)
+        paths = _make(public, source, mirror, settings, signer())
+        known = Made(mark, key, mirror.match, tuple(sorted(paths)), tuple(notes))
         _prove(public, source, mirror, settings, known.paths)
         save(new / "made.json", known)
         if current.exists():
@@ -167,16 +172,13 @@ def _begin(before: Path, public: Path, source: Path) -> None:
             files.remove_empty(path.parent, public)
 
 
-def _make(public: Path, source: Path, mirror: Mirror, settings: Settings, by: Signer) -> Made:
-    """Write all of it but the key; raises ProofError when no product matches."""
+def _make(public: Path, source: Path, mirror: Mirror, settings: Settings, by: Signer) -> set[str]:
+    """Write all of it but the key; the paths that it names."""
     lines = {index: [*tree.lxc_lines(index).values()] for index in tree.lxc_indexes(source)}
     every = tree.listed_streams(source)
     others = {name: load(source / STREAMS / f"{name}.json", dict) or {} for name in tree.overlays(source)}
     paths = portion.ours(every, (one for of in lines.values() for one in of), mirror.match, mirror.keep)
     theirs = {name: portion.theirs(tree.overlaid(source, name), mirror.match, mirror.keep) for name in others}
-    notes = _idle(source, mirror)
-    if not paths and not any(theirs.values()) and notes:
-        raise ProofError(f"mirror {mirror.name}: match fits no product")
     for name, document in others.items():
         tree.put_overlay(public, name, str(document.get("upstream") or ""), theirs[name], by)
     for of in ("", *tree.lists(source)):
@@ -191,8 +193,7 @@ def _make(public: Path, source: Path, mirror: Mirror, settings: Settings, by: Si
         files.write_changed(public / path.name, files.read(path) or b"")
     files.write_changed(public / PAGE, tree.page_of(public, settings.page, source))
     tree.put_protocols(public, _protocols(source, settings))
-    here = tree.elsewhere(public).keys() & tree.sizes_of(source, TOP).keys()
-    return Made("", "", tuple(sorted(paths | here)), tuple(notes))
+    return paths | (tree.elsewhere(public).keys() & tree.sizes_of(source, TOP).keys())
 
 
 def _idle(source: Path, mirror: Mirror) -> list[str]:

@@ -255,8 +255,10 @@ def test_lxc_lists_and_takes_what_is_there(shown: Site, tmp_path: Path) -> None:
 
 
 def test_it_verifies_as_a_site_of_its_own(shown: Site, tmp_path: Path) -> None:
-    push(shown, made(shown, tmp_path / "home", match=AMD64, keep=2), tmp_path / "mirror")
-    (tmp_path / "latest").symlink_to("mirror")
+    snapshot = tmp_path / "snapshots" / shown.latest.resolve().parent.name  # as its trace says
+    snapshot.mkdir(parents=True)
+    push(shown, made(shown, tmp_path / "home", match=AMD64, keep=2), snapshot / "public")
+    (tmp_path / "latest").symlink_to(snapshot / "public")
     said, settings = list[str](), told(shown)
     check = partial(verifier, settings.signing, [shown.key.public])
     done = verify(Layout(tmp_path), settings.lxc, check, said.append, settings.page)
@@ -595,3 +597,62 @@ def test_what_clients_could_not_read(shown: Site, tmp_path: Path) -> None:
         made(shown, home, source, match=AMD64)
     assert content(home / "current/public") == before
     assert made(shown, home, source, match=["*/*/arm64"]).paths, "it is nothing to a mirror without it"
+
+
+# What a run does with it
+
+
+TWO = """
+[[mirror]]
+name = "eu1"
+url = "mirror"
+match = {match}
+keep = 1
+[[mirror]]
+name = "whole"
+url = "whole"
+"""
+
+
+@pytest.fixture
+def two(site: Site) -> Site:
+    """A site with a mirror of a part, and one of all."""
+    need("rsync")
+    matrix(site.ci, A, ARM)
+    build(site.ci, A, ARM)
+    site.more = TWO.format(match='["*/*/amd64"]')
+    return site
+
+
+def test_what_it_names_no_more_stays_for_grace_unless_it_is_withdrawn_at_once(two: Site) -> None:
+    two.publish()
+    build(two.ci, A, ARM)
+    two.publish()
+    old, new = serials(two.latest, A)
+    assert serials(two.mirror, A) == [new]
+    assert images_there(two.mirror) == {f"images/{A}/{old}", f"images/{A}/{new}"}
+    assert two.publish().executed == ["poll"]
+    assert two.doit("withdraw", "--now", f"{A}/{new}").code == 0
+    assert serials(two.mirror, A) == [old]
+    assert images_there(two.mirror) == {f"images/{A}/{old}"}
+    assert two.doit("withdraw", "--now", f"{A}/{old}").code == 0
+    assert images_there(two.mirror) == set(), "a match that did fit is no mistake"
+    assert (products(two.mirror), lines(two.mirror)) == ({}, [])
+
+
+def test_a_match_that_fits_nothing_fails_that_mirror_alone(two: Site) -> None:
+    two.publish()
+    before = content(two.mirror)
+    two.more = TWO.format(match='["*/*/riscv64"]')
+    two.configure()
+    build(two.ci, A)
+    done = two.publish(code=1)
+    assert "failed: mirror eu1: match fits no product" in done.out
+    assert "failed: mirror eu1: match fits no product" in two.doit("status").out
+    assert content(two.mirror) == before
+    assert content(two.base / "whole") == content(two.latest)
+    two.more = TWO.format(match='["*/*/arm64", "debian"]')
+    two.configure()
+    done = two.publish()
+    assert "; mirror.match: 'debian' fits no product" in done.out
+    assert products(two.mirror).keys() == {KEYS[ARM]}
