@@ -109,8 +109,8 @@ class Push:
         """Bring what no index there names yet; raises TreeError when the destination is not ours."""
         if not is_remote(self.mirror.url):
             Path(self.mirror.url).mkdir(parents=True, exist_ok=True)
-        self._refuse_foreign()
-        self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
+        if not self._is_marked():
+            self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
         with _merged(self._source.filters) as chosen:
             every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
             for phase in carried(chosen):
@@ -119,21 +119,26 @@ class Push:
     def switch(self) -> None:
         """Let the mirror name what it has now, and see that it does."""
         before, name = record(self._terms.layout, self.mirror), self._source.tree if self.mirror.flip else ""
+        # First, for whatever ends us from here on: clients may have seen these indexes.
+        before = replace(
+            before, url=self.mirror.url, listed=tuple(sorted({*before.listed, *self._source.listed}))
+        )
+        self._save(before)
         if name:
             self._flip(name, before.tree)
         else:
             for phase in named():
                 self._rsync.push(phase, self._source.indexes)
         now = int(self._terms.clock().timestamp())
-        gone = {*before.listed, *before.lapsing} - self._source.listed
+        seen = {*before.listed}
+        gone = (seen | {*before.lapsing}) - self._source.listed
         known = replace(
             before,
             snapshot=self._source.snapshot,
-            url=self.mirror.url,
             shape=shape(self.mirror),
             tree=name,
             listed=tuple(sorted(self._source.listed)),
-            lapsing={path: before.lapsing.get(path, now) for path in sorted(gone)},
+            lapsing={path: now if path in seen else before.lapsing[path] for path in sorted(gone)},
             lag=None,
         )
         self._save(known)
@@ -233,12 +238,12 @@ class Push:
         body = web.get(f"{TRACE}?{self._source.snapshot}").body  # no cache has seen this one
         return (body or b"").decode(errors="replace")
 
-    def _refuse_foreign(self) -> None:
-        """Raise TreeError unless the destination is ours, or empty at its first push, or adopted."""
+    def _is_marked(self) -> bool:
+        """Whether the destination is ours; raises TreeError unless it may become so: empty, or adopted."""
         own = (self._source.indexes / SITE_ID).read_text()
         there = self._rsync.read(SITE_ID)
         if there == own or self._adopt:
-            return
+            return there == own
         name, url = self.mirror.name, self.mirror.url
         told = f"mirror {name}: {url}"
         if there:
@@ -256,6 +261,7 @@ class Push:
                 f"{told} is not empty and has no {SITE_ID}: is the address right? What this site does not"
                 f" have would be deleted there; if that is meant: doit mirror --adopt={name}"
             )
+        return False
 
 
 def _is_index(path: str) -> bool:

@@ -466,3 +466,26 @@ def test_one_that_hears_nothing_is_ended_and_one_that_reads_is_not(tmp_path: Pat
     (tmp_path / "line").write_text("x\n")
     said = run(["bash", "-c", reading, tmp_path / "line"], stdin=b"input", timeout=600, stall=1)
     assert said == b"input"
+
+
+def test_indexes_that_were_shown_and_never_recorded_count_too(two: Site) -> None:
+    """A push that ended in the middle of them: clients may hold those all the same."""
+    layout, mirror = Layout(two.root), Mirror(name="eu1", url=str(two.mirror), retries=0)
+    images = two.mirror / f"images/{A}"
+    two.publish()
+    push(mirror, terms(layout, NOW))
+    build(two.ci, A)
+    two.publish()
+    page = two.mirror / "index.html"
+    page.unlink()
+    (page / "full").mkdir(parents=True)
+    assert push(mirror, terms(layout, NOW)).startswith("failed: ")
+    assert index(mirror) == (two.latest / "streams/v1/images.json").read_bytes()
+    shutil.rmtree(page)
+    build(two.ci, A)
+    two.publish()
+    two.publish()
+    assert len(list(two.latest.glob(f"images/{A}/*"))) == 1, "the origin has pruned both"
+    for minutes, there in ((0, 3), (59, 3), (61, 1)):
+        push(mirror, terms(layout, NOW + timedelta(days=1, minutes=minutes)))
+        assert len(list(images.iterdir())) == there, minutes
