@@ -26,7 +26,7 @@ from tasks.errors import TreeError, UpstreamError
 from tasks.layout import OLD_SERIAL, PAGE, SITE_ID, TRACE, Layout
 from tasks.mirrored import Terms, protected, record, shape
 from tasks.overlay import TOP
-from tasks.rsync import Rsync
+from tasks.rsync import Rsync, literal
 from tasks.settings import Mirror, is_remote
 from tasks.state import Mirrored, latest_name, save
 from tasks.words import lasting
@@ -280,7 +280,7 @@ def _merged(filters: str) -> Iterator[str]:
 
 def _kept(paths: Iterable[str]) -> str:
     """The filters of what is not to go."""
-    return "".join(f"protect /{path}{_whole(path)}\n" for path in sorted(paths))
+    return "".join(f"protect /{literal(path, _whole(path))}\n" for path in sorted(paths))
 
 
 def _whole(path: str) -> str:

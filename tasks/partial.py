@@ -4,7 +4,6 @@ All is made of one frozen tree's own indexes, and lies in the state directory, w
 ``current`` is replaced at once. A file whose content is the same keeps its signature and its time.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from tasks.layout import KEY, PAGE, PROTOCOLS, STREAMS
 from tasks.overlay import TOP
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
+from tasks.rsync import literal
 from tasks.schema import objects
 from tasks.settings import Mirror, Protocols, Settings
 from tasks.sign import Signer, is_whole, keyring, publish_signed
@@ -92,7 +92,7 @@ def filters(view: View, source: Path) -> str:
     The receiver deletes it, unless it is protected there. There is a rule for a whole directory where the
     mirror gets nothing of it: rsync holds every name against every rule.
     """
-    return "".join(f"hide /{_pattern(path)}\n" for path in _others(source, view.paths))
+    return "".join(f"hide /{literal(path)}\n" for path in _others(source, view.paths))
 
 
 def _others(source: Path, paths: frozenset[str]) -> Iterator[str]:
@@ -113,11 +113,6 @@ def _others(source: Path, paths: frozenset[str]) -> Iterator[str]:
                 yield from below(top)
             else:
                 yield top
-
-
-def _pattern(path: str) -> str:
-    """A path as rsync matches itself alone: a backslash counts only where there is a wildcard."""
-    return re.sub(r"([\\*?\[])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
 
 
 def _ring(source: Path) -> bytes:

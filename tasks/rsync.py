@@ -5,6 +5,7 @@ asked for a password at night, so ssh never asks.
 """
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,15 @@ def command(options: Sequence[str], source: Path, mirror: Mirror, below: str = "
         "--", f"{source}/", _place(mirror, below),
     ]
     # fmt: on
+
+
+def literal(path: str, below: str = "") -> str:
+    """A path as a filter's pattern that fits itself alone, or with ``/***`` all that is below it too.
+
+    A backslash counts only where there is a wildcard.
+    """
+    wild = re.search(r"[*?\[]", path + below)
+    return (re.sub(r"([\\*?\[])", r"\\\1", path) if wild else path) + below
 
 
 def _start(mirror: Mirror) -> list[str]:

@@ -27,7 +27,7 @@ from tasks.layout import Layout
 from tasks.mirror import whole
 from tasks.mirrored import is_current, record
 from tasks.programs import run
-from tasks.rsync import Rsync
+from tasks.rsync import Rsync, literal
 from tasks.settings import Mirror, Span
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
@@ -489,3 +489,17 @@ def test_indexes_that_were_shown_and_never_recorded_count_too(two: Site) -> None
     for minutes, there in ((0, 3), (59, 3), (61, 1)):
         push(mirror, terms(layout, NOW + timedelta(days=1, minutes=minutes)))
         assert len(list(images.iterdir())) == there, minutes
+
+
+@pytest.mark.parametrize("name", ["a[b]c", r"a\b", "a*", "a?", " a", "a#"])
+@pytest.mark.parametrize("below", ["", "/***"])
+def test_a_name_that_looks_like_a_pattern_is_spared_and_no_other(
+    tmp_path: Path, name: str, below: str
+) -> None:
+    there, rules = tmp_path / "there", tmp_path / "rules"
+    for one in (name, "abc", "ab", "x"):
+        (there / "images" / one / "20260101").mkdir(parents=True)
+    (tmp_path / "source/images").mkdir(parents=True)
+    rules.write_text(f"protect /{literal(f'images/{name}', below)}\n")
+    Rsync(Mirror(name="x", url=str(there))).push(["--delete", f"--filter=merge {rules}"], tmp_path / "source")
+    assert [one.name for one in (there / "images").iterdir()] == [name]
