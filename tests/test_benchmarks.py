@@ -12,6 +12,7 @@ SMALL = {
     "deltas.py": ["--mib=1", "--runs=1"],
     "hashes.py": ["--products=2", "--images=1", "--size=1000", "--runs=1"],
     "many.py": ["--products=2", "--payload=1000", "--runs=1"],
+    "mirrors.py": ["--files=80", "--mirrors=2", "--runs=1", "--bandwidth=100M"],
     "snapshots.py": ["--files=80", "--runs=2", "--backends=hardlink"],
     "tarball.py": ["--mib=1", "--members=20", "--runs=1"],
     "upstream.py": ["--versions=2", "--runs=1"],
