@@ -15,9 +15,9 @@ built: take; beside, for what lies there), follow (other servers), and decide, p
 rebuild.
 Doors to the world: files (disk), trees (whole ones), frozen (snapshots of file systems), web (other
 servers), foreign (other people's), tree (the indexes of a tree), audit (an image's directory, read whole),
-programs (processes), rsync, xdelta, hashed (bytes that come in a stream), threads, sign (OpenPGP), state
-(the records in the state directory), ledgers (in line with the tree), mirrored (how mirrors stand), layout
-(where everything lies), settings (what publish.toml may say) and config (reads it).
+programs (processes), rsync, xdelta, hashed (bytes that come in a stream), threads, turns (the lock), sign
+(OpenPGP), state (the records in the state directory), ledgers (in line with the tree), mirrored (how mirrors
+stand), layout (where everything lies), settings (what publish.toml may say) and config (reads it).
 Glue to doit: options (the command line), runtime (what one run knows), batches and exposure (the two halves
 of the pipeline), fleet (all mirrors at once), reporter (what a run prints, and its exit code), journal
 (doit's database), hands, imports and commands; demo is the built-in trial site.

@@ -5,6 +5,7 @@ PublishError            one sentence: what, where, what to do; exit 2 unless sai
 ├── UpstreamError       Jenkins or the way to it; tried again by the next run; exit 1
 ├── ImageRejected       a build whose content is not publishable; not tried again; exit 1
 ├── ProgramFailed       a program ended badly, is missing (ProgramMissing), or hears nothing (ProgramStalled)
+├── MadeWay             something long was ended, for another run waits; it goes on after that
 ├── SigningError        no signature, no publication
 ├── ProofError          a client could not read what would be exposed
 └── TreeError           our own disk: full, read-only, or not as we left it
@@ -51,6 +52,10 @@ class ProgramStalled(ProgramFailed):
 
 class ProgramMissing(ProgramFailed):
     """A program is not installed."""
+
+
+class MadeWay(PublishError):  # noqa: N818 - nobody's fault
+    """Another run waits, and what was ended for it can go on later."""
 
 
 class SigningError(PublishError):

@@ -6,17 +6,19 @@ while others still download, an image that is withdrawn at once, a return to an 
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from doit.exceptions import TaskError, TaskFailed
 
 from tasks import files, frozen, indexes, preview, prune, purge, snapshot, tree, trees
-from tasks.errors import PublishError, SettingsError, TreeError
+from tasks.errors import MadeWay, PublishError, SettingsError, TreeError
 from tasks.fleet import Fleet, source
 from tasks.layout import KEY, PAGE, PROTOCOLS
 from tasks.mirrored import Terms, behind
 from tasks.overlay import TOP
+from tasks.rsync import Way
 from tasks.runtime import Run
 from tasks.settings import Lxc, Mirror, Upstream
 from tasks.state import NONE, Quarantine, encode, latest_name, load, save, snapshots
@@ -247,12 +249,23 @@ class Exposure:
         return not any(purge.due(self._layout, self._gone))
 
     def push(self, one: Mirror) -> str | TaskFailed:
-        """Push to a mirror, and to all others that this run is to push to; rsync inherits the lock."""
+        """Push to a mirror, and to all others that this run is to push to; rsync inherits the lock.
+
+        It is the end of the run, and may last: whoever waits for the lock has it in between.
+        """
+        while True:
+            try:
+                return self._push(one, self._run.is_awaited)
+            except MadeWay:
+                self._run.turns.give()
+
+    def _push(self, one: Mirror, way: Way = lambda: False) -> str | TaskFailed:
         run, adopted = self._run, self._run.adopted
         names = {other.name for other in self._settings.mirror}
         wanted = {name.removeprefix("mirror:") for name in run.selected if name.startswith("mirror:")}
         wanted = wanted if wanted and wanted == {*run.selected} else names
-        return run.alone(self._fleet.push(one, self._terms(run.lock()), wanted, adopted))
+        terms = replace(self._terms(run.lock()), way=way)
+        return run.alone(self._fleet.push(one, terms, wanted, adopted))
 
     def is_mirrored(self, one: Mirror) -> bool:
         """Whether there is nothing to do for a mirror."""
@@ -301,8 +314,9 @@ class Exposure:
                 size = sum(file.size for file in coming)
                 yield f"fetch: upstream {one.name}: {counted(len(coming), 'file')}, {size:,} bytes"
 
-    def all(self) -> Iterator[tuple[str, str | TaskFailed]]:
-        """Every step now, each with the line it ends with."""
+    def all(self, *, last: bool = False) -> Iterator[tuple[str, str | TaskFailed]]:
+        """Every step now, each with the line it ends with; ``last`` is for who does nothing more after it."""
+        push = self.push if last else self._push
         yield "collect", self.collect()
         yield "streams", self.streams()
         yield "lxc_index", self.lxc_index()
@@ -313,7 +327,7 @@ class Exposure:
             yield "purge", self.purge()
         for one in self._settings.mirror:
             try:
-                yield f"mirror:{one.name}", self.push(one)
+                yield f"mirror:{one.name}", push(one)
             except TreeError as error:  # not ours, or not mounted: the others go on
                 yield f"mirror:{one.name}", TaskFailed(str(error))
 
@@ -330,7 +344,7 @@ def at_once(run: Run, done: str, undone: str) -> str | TaskFailed | TaskError:
     trouble = False
     try:
         make_room(run)
-        for name, line in Exposure(run).all():
+        for name, line in Exposure(run).all(last=True):
             trouble |= isinstance(line, TaskFailed)
             run.say(name, line.message if isinstance(line, TaskFailed) else line)
     except PublishError as error:

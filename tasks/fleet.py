@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tasks.errors import PublishError, TreeError
+from tasks.errors import MadeWay, PublishError, TreeError
 from tasks.layout import Layout
 from tasks.mirror import Push, Source, whole
 from tasks.mirrored import Terms, fail, is_away, is_current, record
@@ -60,7 +60,7 @@ class Fleet:
     def push(self, one: Mirror, terms: Terms, wanted: Collection[str], adopted: str) -> str:
         """What became of the push to a mirror; all those ``wanted`` are pushed to with the first.
 
-        Raises TreeError where the destination is not ours.
+        Raises TreeError where the destination is not ours, and MadeWay when another run is to go first.
         """
         if one.name not in self._said:
             due = [
@@ -71,7 +71,7 @@ class Fleet:
             ]
             self._push(due, terms, adopted)
         said = self._said.pop(one.name)
-        if isinstance(said, TreeError):
+        if isinstance(said, TreeError | MadeWay):
             raise said
         return said if isinstance(said, str) else f"failed: {said}"
 
@@ -107,6 +107,8 @@ class Fleet:
 
         ready = each(Push.carry, pushes)
         missing = [push.mirror.name for push in pushes if push not in ready]
+        if held_up := next((one for one in said.values() if isinstance(one, MadeWay)), None):
+            return said | {push.mirror.name: held_up for push in ready}
         holding = [name for name in missing if not is_away(record(terms.layout, self._named(name)), terms)]
         if ready and holding:
             urgent = [push for push in ready if terms.gone - {*record(terms.layout, push.mirror).gone}]
@@ -130,6 +132,9 @@ def _try(step: Callable[[Push], None], terms: Terms, said: Said, push: Push) -> 
     """Whether a step went well; if not, why is kept, and others go on."""
     try:
         step(push)
+    except MadeWay as error:
+        said[push.mirror.name] = error
+        return False
     except (PublishError, OSError) as error:
         fail(push.mirror, terms, str(error))
         said[push.mirror.name] = error

@@ -72,6 +72,11 @@ class Layout:
         return self.state / "lock"
 
     @property
+    def knock(self) -> Path:
+        """Held by flock by whoever waits for the lock."""
+        return self.state / "knock"
+
+    @property
     def catalogue(self) -> Path:
         """What is to be listed: the one input of every index."""
         return self.state / "catalogue.json"

@@ -37,6 +37,7 @@ IN_IMAGE = "/images/*/*/*/*/*"  # below os, release, arch, variant and serial
 SHOWN = f"--filter=show {IN_IMAGE}/**"  # to the sender: what is deleted is said elsewhere
 DELTAS = "delta-*.vcdiff*"
 DELETE = ["--delete", "--delete-delay", "--existing", "--ignore-existing"]  # adds nothing
+PARTLY = "--partial-dir=.partial"  # what came of a file when a push was cut, for the next to go on with
 INDEX, NOW = ".index", "now"
 PATIENCE = 60.0  # seconds for what a mirror is asked over HTTP
 
@@ -106,7 +107,10 @@ class Push:
         self._rsync = Rsync(mirror, terms.keep, 0 if failing else None)
 
     def carry(self) -> None:
-        """Bring what no index there names yet; raises TreeError when the destination is not ours."""
+        """Bring what no index there names yet; raises TreeError when the destination is not ours.
+
+        Raises MadeWay when another run waits: it is what takes hours, and can go on later.
+        """
         if not is_remote(self.mirror.url):
             Path(self.mirror.url).mkdir(parents=True, exist_ok=True)
         if not self._is_marked():
@@ -114,7 +118,7 @@ class Push:
         with _merged(self._source.filters) as chosen:
             every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
             for phase in carried(chosen):
-                self._rsync.push([*every, *phase], self._source.images)
+                self._rsync.push([*every, PARTLY, *phase], self._source.images, way=self._terms.way)
 
     def switch(self) -> None:
         """Let the mirror name what it has now, and see that it does."""

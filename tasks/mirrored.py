@@ -27,6 +27,7 @@ class Terms:
     gone: AbstractSet[str]  # directories of images that get no grace
     keep: tuple[int, ...]  # descriptors that rsync inherits: the run's lock, for as long as rsync lives
     clock: Callable[[], datetime]
+    way: Callable[[], bool] = lambda: False  # whether to make way for another run
 
 
 def record(layout: Layout, mirror: Mirror) -> Mirrored:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.errors import ProgramFailed, ProgramMissing, ProgramStalled
+from tasks.errors import ProgramFailed, ProgramMissing
 
 _PIECE = 1 << 18  # bytes
 
@@ -26,11 +26,11 @@ def run(  # noqa: PLR0913 - as subprocess has them
     timeout: float,
     keep: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
-    stall: float = 0,
+    watch: Callable[[int], object] | None = None,
 ) -> bytes:
     """Run a program to its end and return its standard output; raises ProgramFailed.
 
-    With ``stall``, one that reads nothing for so many seconds, or twice as many, is at its end too.
+    ``watch`` is called every second with the program's id; what it raises ends the program.
     """
     words = [os.fspath(word) for word in argv]
     try:
@@ -43,7 +43,7 @@ def run(  # noqa: PLR0913 - as subprocess has them
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         ) as child:
             try:
-                out, complaints = _communicate(child, stdin, timeout, stall)
+                out, complaints = _communicate(child, stdin, timeout, watch)
             except BaseException:
                 child.kill()
                 raise
@@ -52,8 +52,6 @@ def run(  # noqa: PLR0913 - as subprocess has them
     except OSError as error:
         raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
     except subprocess.TimeoutExpired as error:
-        if error.timeout < timeout:
-            raise ProgramStalled(words, f"was ended: nothing came for {stall:.0f} s", "") from error
         raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
     if child.returncode:
         raise ProgramFailed(words, f"code {child.returncode}", complaints.decode(errors="replace"))
@@ -61,23 +59,25 @@ def run(  # noqa: PLR0913 - as subprocess has them
 
 
 def _communicate(
-    child: "subprocess.Popen[bytes]", stdin: bytes | None, timeout: float, stall: float
+    child: "subprocess.Popen[bytes]",
+    stdin: bytes | None,
+    timeout: float,
+    watch: Callable[[int], object] | None,
 ) -> tuple[bytes, bytes]:
-    """What a child says until its end; raises TimeoutExpired, of ``stall`` seconds where that is why."""
-    until, read = time.monotonic() + timeout, -1
+    """What a child says until its end; raises TimeoutExpired, and what ``watch`` raises."""
+    until = time.monotonic() + timeout
     while True:
         left = until - time.monotonic()
         try:
-            return child.communicate(stdin, min(left, stall or left))
-        except subprocess.TimeoutExpired as error:
-            if time.monotonic() >= until:
-                raise subprocess.TimeoutExpired(child.args, timeout) from error
-            before, read, stdin = read, _bytes_read(child.pid), None  # it goes on where it was
-            if read == before:
+            return child.communicate(stdin, min(left, 1) if watch else left)
+        except subprocess.TimeoutExpired:
+            if watch is None or time.monotonic() >= until:
                 raise
+            watch(child.pid)
+            stdin = None  # it goes on where it was
 
 
-def _bytes_read(pid: int) -> int:
+def bytes_read(pid: int) -> int:
     """How many bytes a process has read so far, from wherever (proc_pid_io(5))."""
     try:
         return int(Path(f"/proc/{pid}/io").read_text().split()[1])

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import ProgramFailed, ProgramStalled
-from tasks.programs import run
+from tasks.errors import MadeWay, ProgramFailed, ProgramStalled
+from tasks.programs import bytes_read, run
 from tasks.settings import Mirror, is_remote
 
 TIMEOUT = 24 * 3600.0  # seconds for one call; a first push moves a terabyte
@@ -21,6 +21,7 @@ MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked f
 # A daemon that has enough of us or could not begin, a socket, a stream that ended, a time-out, none at the
 # start, and ssh's own end: all of these may be the network's, or a machine's that is just starting.
 PASSING = {f"code {code}" for code in (5, 10, 12, 30, 35, 255)}
+Way = Callable[[], bool]
 ALIVE = 3  # times that ssh asks whether the other side is there, before it ends
 
 
@@ -32,9 +33,12 @@ class Rsync:
         self._retries = mirror.retries if retries is None else retries
         self.wait: Callable[[float], None] = time.sleep
 
-    def push(self, options: Sequence[str], source: Path, below: str = "") -> None:
-        """Bring what the options choose below a directory to the mirror; raises ProgramFailed."""
-        self._run(command(options, source, self._mirror, below))
+    def push(self, options: Sequence[str], source: Path, below: str = "", way: Way | None = None) -> None:
+        """Bring what the options choose below a directory to the mirror; raises ProgramFailed.
+
+        With ``way``, which says when to make way for another run, MadeWay: what came of a file is kept there.
+        """
+        self._run(command(options, source, self._mirror, below), way)
 
     def compare(self, options: Sequence[str], source: Path, below: str = "") -> list[str]:
         """What there is not as it is here, a line each, every byte read on both sides; raises ProgramFailed.
@@ -78,17 +82,40 @@ class Rsync:
             return True
         return all(line.endswith(b" .") for line in listed.splitlines())
 
-    def _run(self, argv: Sequence[str]) -> bytes:
+    def _run(self, argv: Sequence[str], way: Way | None = None) -> bytes:
         for attempt in range(self._retries + 1):
             try:
-                # rsync's own --timeout counts what it sends as a sign of life, also into a line that was cut.
-                return run(argv, timeout=TIMEOUT, keep=self._keep, stall=self._mirror.timeout.seconds)
+                watch = Watch(argv, self._mirror.timeout.seconds, way)
+                return run(argv, timeout=TIMEOUT, keep=self._keep, watch=watch)
             except ProgramFailed as error:
                 passing = error.code in PASSING or isinstance(error, ProgramStalled)
                 if not passing or attempt == self._retries:
                     raise
+            if way and way():
+                raise MadeWay("makes way for another run")
             self.wait(self._mirror.pause.seconds * 2**attempt)
         raise AssertionError
+
+
+class Watch:
+    """Ends an rsync that hears nothing: its own --timeout counts what it sends as a sign of life.
+
+    Also what it sends into a line that was cut (check_timeout in its io.c).
+    """
+
+    def __init__(self, argv: Sequence[str], timeout: float, way: Way | None) -> None:
+        self._argv, self._timeout, self._way = argv, timeout, way
+        self._read, self._since = 0, time.monotonic()
+
+    def __call__(self, pid: int) -> None:
+        """Look at it; raises ProgramStalled or MadeWay."""
+        if self._way and self._way():
+            raise MadeWay("makes way for another run")
+        read, now = bytes_read(pid), time.monotonic()
+        if read != self._read:
+            self._read, self._since = read, now
+        elif self._timeout and now - self._since >= self._timeout:
+            raise ProgramStalled(self._argv, f"was ended: nothing came for {self._timeout:.0f} s", "")
 
 
 def command(options: Sequence[str], source: Path, mirror: Mirror, below: str = "") -> list[str]:

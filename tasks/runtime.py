@@ -1,10 +1,8 @@
 """The glue to doit: one run's settings, lock, signals, reporter and exit codes.
 
-Only dodo.py and the modules of this sort know doit. The lock is the kernel's (flock): it goes with
-the process, and rsync inherits it, so that an orphan keeps the next run waiting.
+Only dodo.py and the modules of this sort know doit.
 """
 
-import fcntl
 import os
 import pwd
 import sys
@@ -35,6 +33,7 @@ from tasks.options import Options, inside_own_build
 from tasks.plan import Wish
 from tasks.settings import Settings, Share
 from tasks.state import PRIVATE, Failure, Ledger, Offers, decisions, load, load_all, save
+from tasks.turns import Turns
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ class Run:
         self.trouble = ""  # why the hook's build could not be awaited
         self.pending: dict[Wish, None] = {}  # without an image, in order
         self.selected: tuple[str, ...] = ()
-        self._lock: int | None = None
         self._decided: tuple[object, Decisions] | None = None
         self._signer: Signer | None = None
         self._client: Client | None = None
@@ -93,6 +91,7 @@ class Run:
         self.layout = Layout(self.settings.site.root)
         if (state := self.layout.state).is_dir() and not os.access(state, os.R_OK | os.X_OK):
             self.layout = Layout(self.settings.site.root, blind=True)
+        self.turns = Turns(self.layout, self.say)
         Journal.read_only = not os.access(self.layout.state, os.W_OK)  # of no use but to read
         try:
             self.decisions  # noqa: B018 - what is wrong in it is said before anything is done
@@ -147,16 +146,11 @@ class Run:
 
     def lock(self) -> int:
         """Take the site's lock, waiting for another run to end; the descriptor to hand to children."""
-        if self._lock is None:
-            with files.disk("open the lock"):
-                handle = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.say("lock", f"waiting for another run at {self.layout.root} to end")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            self._lock = handle
-        return self._lock
+        return self.turns.take()
+
+    def is_awaited(self) -> bool:
+        """Whether what can go on later has to make way for another run."""
+        return self.turns.is_over(self.settings.site.batch_time.seconds)
 
     def begin(self) -> None:
         """Take the lock, and clear away what a killed run left."""

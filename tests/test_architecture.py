@@ -82,6 +82,7 @@ DOORS = {
     "rsync",
     "tree",
     "trees",
+    "turns",
     "audit",
     "web",
 }

@@ -15,19 +15,20 @@ from pathlib import Path
 
 import pytest
 import servers
+import sites
 from mirrors import push, terms
 from msgspec import ValidationError, convert
 from sites import Site, build, matrix, wait_for
 from tools import need
 
 from tasks import files
-from tasks.errors import ProgramFailed, ProgramStalled
+from tasks.errors import MadeWay, ProgramFailed, ProgramStalled
 from tasks.fleet import Fleet
 from tasks.layout import Layout
 from tasks.mirror import whole
 from tasks.mirrored import is_current, record
 from tasks.programs import run
-from tasks.rsync import Rsync, literal
+from tasks.rsync import Rsync, Watch, literal
 from tasks.settings import Mirror, Span
 
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
@@ -458,14 +459,43 @@ def test_verify_names_what_is_wrong_on_a_mirror_and_adopting_it_mends_that(
 
 def test_one_that_hears_nothing_is_ended_and_one_that_reads_is_not(tmp_path: Path) -> None:
     """rsync itself takes what it sends into a line that was cut for a sign of life."""
-    with pytest.raises(ProgramStalled, match=r"sleep was ended: nothing came for 1 s"):
-        run(["sleep", "600"], timeout=600, stall=1)
+    with pytest.raises(ProgramStalled, match=r"sleep was ended: nothing came for 2 s"):
+        run(["sleep", "600"], timeout=600, watch=Watch(["sleep"], 2, None))
+    with pytest.raises(MadeWay):
+        run(["sleep", "600"], timeout=600, watch=Watch(["sleep"], 0, lambda: True))
     with pytest.raises(ProgramFailed, match=r"did not end within 1 s"):
         run(["sleep", "600"], timeout=1)
     reading = 'for i in 1 2 3 4 5 6 7 8; do read line < "$0"; sleep 0.5; done; cat'
     (tmp_path / "line").write_text("x\n")
-    said = run(["bash", "-c", reading, tmp_path / "line"], stdin=b"input", timeout=600, stall=1)
-    assert said == b"input"
+    argv = ["bash", "-c", reading, tmp_path / "line"]
+    assert run(argv, stdin=b"input", timeout=600, watch=Watch(["bash"], 2, None)) == b"input"
+
+
+def test_a_push_makes_way_for_a_run_that_waits_and_goes_on_after_it(two: Site) -> None:
+    """One file lasts: what is withdrawn meanwhile is gone from here before that file has come."""
+    two.lines = 'keep = 3\nbatch_time = "1s"\n'
+    two.publish()
+    (old,) = (path.name for path in two.latest.glob(f"images/{A}/*"))
+    two.more = '[[mirror]]\nname = "slow"\nurl = "slow"\nbandwidth = "1M"\n'
+    two.configure()
+    build(two.ci, A, content={A: sites.files(A, payload=os.urandom(12 << 20))})
+    there, started = two.base / "slow", [two.start("publish")]
+    try:
+        wait_for(lambda: any(there.rglob(".rootfs.squashfs.*")), 60)
+        started.append(two.start("withdraw", "--now", f"{A}/{old}"))
+        wait_for(lambda: not (two.latest / f"images/{A}/{old}").exists(), 60)
+        assert started[0].poll() is None, "it goes on"
+        assert not (there / "streams").exists()
+        (said, _), (withdrawn, _) = (one.communicate(timeout=120) for one in started)
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+    assert [one.returncode for one in started] == [0, 0], said + withdrawn
+    assert "lock        waiting for another run" in withdrawn
+    assert said.count("lock        makes way for another run, and goes on after it\n") == 1
+    assert read(there) == read(two.latest)
+    assert not any(there.rglob(".partial"))
 
 
 def test_indexes_that_were_shown_and_never_recorded_count_too(two: Site) -> None:
