@@ -68,7 +68,10 @@ _MODULE = """\
 # reads it again with every connection: neither this nor a publication needs a restart.
 #
 # A mirror then says, and gets one whole tree of real directories, each index with the images that it names:
-#     rsync -a --delete --delay-updates rsync://HOST/@NAME@/ /srv/mirror/
+#     cd /srv/mirror && next=$(readlink now | tr ab ba) &&
+#     rsync -a --delete --link-dest=../now/ rsync://HOST/@NAME@/ "${next:=a}/" &&
+#     ln -sfn "$next" .now && mv -T .now now
+# and serves /srv/mirror/now, which changes by one rename. imagepress' README has the same for one directory.
 
 [@NAME@]
     comment = @COMMENT@

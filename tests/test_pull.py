@@ -1,15 +1,27 @@
 """Mirrors that pull, by what their administrators run: real rsync, rsyncd, nginx and clients."""
 
+import json
 import os
+import re
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sites import Site, build, matrix
+import released
+from readers import Reader
+from servers import nginx, rsyncd_as
+from sites import Site, build, files, matrix
 from test_snapshot import image, place
-from tools import program
+from test_upstream import Ubuntu, new_key, plain, table
+from tools import need, need_root, program
 
+from tasks import trace
 from tasks.layout import Layout
 from tasks.snapshot import snapshot
 
@@ -85,3 +97,146 @@ def test_a_site_at_rest_is_at_rest_however_soon(site: Site) -> None:
     for _ in range(2):
         assert site.publish().executed == ["poll"]
     assert site.tree() == before
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SECTION = README.partition("## Mirrors that pull\n")[2].partition("\n## ")[0]
+FLIPPED, STAGED = re.findall(r"(?:^ {4}.*\n)+", SECTION, re.MULTILINE)
+(CRON,) = re.findall(r"`(flock [^`]+)`", SECTION)
+SLOW = "--bwlimit=400"  # KiB a second: what comes takes a while, and readers look meanwhile
+GRACE = 8.0  # seconds
+
+
+class Looker(Reader):
+    """A reader who knows lists of upstreams, and that a mirror's tree is replaced as a whole."""
+
+    seen: set[str]
+
+    def look(self, tree: Path) -> None:
+        real, before = tree.resolve(), len(self.faults)
+        super().look(tree)
+        if tree.resolve() != real:  # of two trees; what is named must be there all the same
+            self.faults[before:] = [one for one in self.faults[before:] if "is missing" in one]
+        for listed in (tree / "streams/v1/ubuntu.json",):
+            if listed.exists():
+                document = json.loads(listed.read_bytes())
+                for path, digest in digests(document).items():
+                    self._file(tree, path, digest)
+
+
+def digests(document: dict[str, Any]) -> dict[str, str]:
+    versions = [one for product in document["products"].values() for one in product["versions"].values()]
+    return {item["path"]: item["sha256"] for of in versions for item in of["items"].values()}
+
+
+def told(block: str, into: Path, url: str) -> str:
+    """A recipe of the README for this mirror, and slow."""
+    assert "rsync://images.example.org/images/" in block
+    text = block.replace("/srv/mirror", str(into)).replace("rsync://images.example.org", url)
+    return text.replace("rsync -a ", f"{program('rsync')} -a {SLOW} ")
+
+
+def done(command: str) -> None:
+    ended = subprocess.run(command, shell=True, check=False, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def ubuntu(tmp_path: Path) -> Iterator[Ubuntu]:
+    (public := tmp_path / "ubuntu").mkdir()
+    with nginx(public, tmp_path / "ubuntu-web", plain) as web:
+        yield Ubuntu(public, new_key(tmp_path / "ubuntu-key"), {}, web)
+
+
+@pytest.fixture
+def growing(site: Site, ubuntu: Ubuntu) -> Site:
+    """A site whose images are of some size and lapse soon, beside a mirrored upstream."""
+    site.lines = f'keep = 1\ngrace = "{GRACE:.0f}s"\n'
+    site.more = f'[snapshot]\nkeep = 2\nkeep_for = "60s"\n{table(ubuntu, mode=quoted("mirror"))}'
+    matrix(site.ci, A)
+    grow(site, ubuntu)
+    return site
+
+
+def quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def grow(site: Site, ubuntu: Ubuntu) -> None:
+    """Publish one more image, and one more version of the upstream's."""
+    build(site.ci, A, content={A: files(A, kinds=("container", "lxc"), payload=os.urandom(100_000))})
+    ubuntu.document = released.products(["24.04"], ["amd64"], 1 + ubuntu.writes // 2)
+    ubuntu.publish()
+    site.publish()
+
+
+def there(tree: Path) -> set[str]:
+    return {str(path.relative_to(tree)) for path in tree.rglob("incus.tar.xz")}
+
+
+def test_the_two_lines_of_the_readme_show_one_snapshot_at_any_instant(
+    growing: Site, ubuntu: Ubuntu, tmp_path: Path
+) -> None:
+    need("flock")
+    need_root()
+    mirror, shown, gone, pulls = tmp_path / "mirror", tmp_path / "mirror/now", set[str](), 0
+    mirror.mkdir()
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.is_set():
+            grow(growing, ubuntu)
+
+    with rsyncd_as(growing.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        (mirror / "pull").write_text(told(FLIPPED, mirror, url))
+        pull = CRON.replace("/srv/mirror", str(mirror))
+        done(f"{pull} 2> /dev/null")  # that there is no `now` yet is said
+        before = there(shown)
+        with Looker(growing.key.public, shown) as reader, ThreadPoolExecutor() as pool:
+            try:
+                publishing = pool.submit(publish)
+                until = time.monotonic() + 90
+                while time.monotonic() < until and (pulls < 5 or not gone) and not publishing.done():
+                    done(pull)
+                    pulls += 1
+                    gone |= before - there(shown)
+                    before = there(shown)
+            finally:
+                stop.set()
+            publishing.result()
+        assert not reader.faults, reader.faults[:5]
+        assert reader.rounds > pulls
+        assert gone, "nothing was deleted: this saw too little"
+        done(pull)
+        assert content(shown.resolve()) == content(growing.latest.resolve())
+        assert trace.read((shown / "trace").read_text()).snapshot == growing.latest.resolve().parent.name
+        ours = shown / min(there(shown))
+        assert ours.stat().st_nlink == 2, "what was there is linked, not fetched"
+
+
+def test_in_one_directory_images_come_first_and_deletions_last(
+    growing: Site, ubuntu: Ubuntu, tmp_path: Path
+) -> None:
+    need_root()
+    mirror, gone = tmp_path / "mirror", set[str]()
+    mirror.mkdir()
+    with rsyncd_as(growing.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        lines = told(STAGED, mirror, url)
+        done(lines)
+        with Looker(growing.key.public, mirror) as reader:
+            for _ in range(20):
+                grow(growing, ubuntu)
+                before = there(mirror)
+                done(lines)
+                gone |= before - there(mirror)
+                assert content(mirror) == content(growing.latest.resolve())
+                if gone:
+                    break
+        assert not reader.faults, reader.faults[:5]
+        assert gone, "nothing was deleted: this saw too little"
+
+
+def test_the_configuration_says_the_same_lines(site: Site) -> None:
+    text = site.doit("serverconfig", "rsyncd").out
+    lines = FLIPPED.replace("images.example.org", "HOST")
+    assert re.sub(r"(?m)^ {4}", "#     ", lines) in text
