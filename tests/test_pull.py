@@ -3,25 +3,31 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin
 
+import clients
 import pytest
 import released
+import requests
 from readers import Reader
 from servers import nginx, rsyncd_as
-from sites import Site, build, files, matrix
+from sites import Site, build, files, matrix, wait_for
+from test_serverconfig_rsyncd import family
 from test_snapshot import image, place
 from test_upstream import Ubuntu, new_key, plain, table
 from tools import need, need_root, program
 
-from tasks import trace
+from tasks import page, trace
 from tasks.layout import Layout
 from tasks.snapshot import snapshot
 
@@ -240,3 +246,86 @@ def test_the_configuration_says_the_same_lines(site: Site) -> None:
     text = site.doit("serverconfig", "rsyncd").out
     lines = FLIPPED.replace("images.example.org", "HOST")
     assert re.sub(r"(?m)^ {4}", "#     ", lines) in text
+
+
+@pytest.mark.parametrize("options", [[], ["--safe-links", "-H"]], ids=["plain", "a stock script"])
+def test_a_slow_pull_gets_the_snapshot_of_its_start_whatever_is_published(
+    options: list[str], site: Site, tmp_path: Path
+) -> None:
+    need_root()
+    site.lines = 'keep = 1\ngrace = "60s"\n'
+    matrix(site.ci, A)
+    for _ in range(2):
+        build(site.ci, A, content={A: files(A, kinds=("container", "lxc"), payload=os.urandom(600_000))})
+        site.publish()
+    tree, into = site.latest.resolve(), tmp_path / "pulled"
+    with rsyncd_as(site.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        argv = [program("rsync"), "-a", "--delete", "--delay-updates", *options]
+        subprocess.run([*argv, "--exclude=/streams", f"{url}/images/", f"{into}/"], check=True, timeout=60)
+        (into / "images/stray").mkdir()
+        build(site.ci, A, content={A: files(A, kinds=("container", "lxc"), payload=os.urandom(600_000))})
+        site.publish()
+        tree = site.latest.resolve()
+        slow = subprocess.Popen([*argv, "--bwlimit=200", f"{url}/images/", f"{into}/"])
+        wait_for(lambda: any(path.is_file() for path in into.rglob(".*")))
+        halves = family(slow.pid)
+        for pid in halves:  # however long the publications take
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                build(site.ci, A)
+                site.publish()
+        finally:
+            for pid in halves:
+                os.kill(pid, signal.SIGCONT)
+        assert slow.wait(timeout=120) == 0
+        assert site.latest.resolve() != tree
+        assert content(into) == content(tree)
+        assert not [path for path in into.rglob("*") if path.is_symlink()]
+        assert not (into / "images/stray").exists()
+        subprocess.run([*argv, f"{url}/images/", f"{into}/"], check=True, timeout=60)
+        assert content(into) == content(site.latest)
+
+
+PREFIX = "/some/prefix"
+
+
+def under_a_prefix(public: Path, _lists: object, web: Any) -> str:
+    """The configuration of a mirror's web server that has much else to serve."""
+    server = plain(Path("/nonexistent"), _lists, web).rstrip().removesuffix("}")
+    return f'{server} location {PREFIX}/ {{ alias "{public}/"; }} }}'
+
+
+def test_a_pulled_tree_works_under_a_prefix(site: Site, tmp_path: Path) -> None:
+    need_root()
+    matrix(site.ci, A)
+    build(site.ci, A, content={A: files(A, kinds=("container", "vm", "lxc"))})
+    site.publish()
+    (mirror := tmp_path / "mirror").mkdir()
+    with rsyncd_as(site.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        done(f"exec 2> {tmp_path}/said\n{told(FLIPPED, mirror, url)}")
+    assert "--link-dest arg does not exist" in (tmp_path / "said").read_text(), "the first time, and no more"
+    with nginx(mirror / "now", tmp_path / "web", under_a_prefix) as root:
+        web = replace(root, url=f"{root.url}{PREFIX}")
+
+        def get(url: str) -> requests.Response:
+            return requests.get(url, verify=str(web.ca), timeout=20)
+
+        assert get(f"{root.url}/trace").status_code == 404
+        shown = trace.read(get(f"{web.url}/trace").text)
+        assert shown
+        assert shown.snapshot == site.latest.resolve().parent.name
+        links = {*page.links(get(f"{web.url}/").content)}
+        assert len(links) > 5
+        for link in links:
+            answer = get(urljoin(f"{web.url}/", quote(link)))
+            assert (answer.status_code, answer.content) == (200, (site.latest / link).read_bytes()), link
+        remote = clients.incus(web, tmp_path / "home")
+        listed = {one["fingerprint"] for one in remote.images()}
+        exported = {remote.export("tiny/1", tmp_path / str(vm), vm=vm) for vm in (False, True)}
+        assert len(exported) == 2
+        assert exported < listed, "of a container there is a tarball, too"
+        (serial,) = site.products()["tiny:1:amd64:default"]["versions"]
+        assert clients.lxc_list(web, tmp_path / "list") == [[*A.split("/"), serial]]
+        rootfs = clients.lxc_create(web, tmp_path / "lxc", *A.split("/"))
+        assert (rootfs / "etc/serial").read_text().strip() == serial
