@@ -181,17 +181,22 @@ class Exposure:
     def streams(self) -> str:
         """Write and sign the streams."""
         said = indexes.write_streams(self._layout, self._settings, self._run.signer)
+        self._put_later()
         self._note("streams")
         return said
 
     def lxc_index(self) -> str:
         """Write and sign the indexes of LXC."""
-        return indexes.write_lxc(self._layout, self._settings.rules, self.lxc, self._run.signer)
+        said = indexes.write_lxc(self._layout, self._settings.rules, self.lxc, self._run.signer)
+        self._put_later()
+        return said
 
     def prove(self) -> str:
         """Read the new indexes as clients do."""
         run = self._run
-        return indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
+        said = indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
+        self._put_later()  # what went into quarantine is not named any more
+        return said
 
     def is_proven(self) -> bool:
         """Whether nothing is in quarantine: what is may be mended by hand."""
@@ -201,12 +206,16 @@ class Exposure:
         """Write the page for people, the public key, and the files of older protocols."""
         said = indexes.write_page(self._layout, self._settings)
         more = tree.put_protocols(self._layout.public, self._settings.protocols)
-        if (top := self._layout.public / PROTOCOLS).exists():
-            # Not when it is frozen: by their times ``older`` sees whether they are as they were left.
-            trees.later(top, self._layout.latest / PROTOCOLS)
+        self._put_later(PROTOCOLS)
         self._note("page")
         self._note("protocols")
         return f"{said}; {more}" if more else said
+
+    def _put_later(self, *tops: str) -> None:
+        """Not only when it is frozen: by their times doit and ``older`` see what has changed since."""
+        for top in tops or ("streams", "meta"):
+            if (self._layout.public / top).exists():
+                trees.later(self._layout.public / top, self._layout.latest / top)
 
     def has_key(self) -> bool:
         """Whether the published keys are the site's."""

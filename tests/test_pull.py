@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,9 +98,14 @@ def test_a_site_at_rest_is_at_rest_however_soon(site: Site) -> None:
     matrix(site.ci, A)
     build(site.ci, A)
     site.publish()
+    soon = time.time() + 1000
+    for top in ("protocols", "streams", "meta"):
+        for path in (site.root / "site/public" / top).rglob("*"):
+            os.utime(path, (soon, soon))
     build(site.ci, A)
     site.publish()
     before = site.tree()
+    assert max(seen for seen, _ in before.values()) // 10**9 == int(soon) + 1
     for _ in range(2):
         assert site.publish().executed == ["poll"]
     assert site.tree() == before
@@ -218,6 +224,51 @@ def test_the_two_lines_of_the_readme_show_one_snapshot_at_any_instant(
         assert trace.read((shown / "trace").read_text()).snapshot == growing.latest.resolve().parent.name
         ours = shown / min(there(shown))
         assert ours.stat().st_nlink == 2, "what was there is linked, not fetched"
+
+
+class Early(Looker):
+    """A reader of a mirror that is only being made, who gives a missing file a moment."""
+
+    moment = 0.0  # seconds
+
+    def look(self, tree: Path) -> None:
+        with suppress(FileNotFoundError):
+            for link in page.links((tree / "index.html").read_bytes()):
+                if link.startswith("images/"):
+                    self._file(tree, link, "")
+        with suppress(FileNotFoundError):
+            for path, digest in digests(json.loads((tree / "streams/v1/ubuntu.json").read_bytes())).items():
+                self._file(tree, path, digest)
+
+    def _file(self, tree: Path, path: str, digest: str) -> None:
+        until = time.monotonic() + self.moment
+        while not (tree / path).exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        super()._file(tree, path, digest)
+
+
+def test_in_one_directory_the_first_pull_is_in_order_too(
+    growing: Site, ubuntu: Ubuntu, tmp_path: Path
+) -> None:
+    need_root()
+    (mirror := tmp_path / "mirror").mkdir()
+    with rsyncd_as(growing.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        first, last = told(STAGED, mirror, url).splitlines()
+        with Early(growing.key.public, mirror) as reader:
+            done(first)
+            assert {path.name for path in mirror.iterdir()} == {"images", "upstream", "key.asc", "site-id"}
+            done(last)
+        assert not reader.faults, reader.faults[:5]
+        assert reader.rounds > 2
+        # A publication between the two lines: what is new is shown at once, when all of it has come.
+        done(first)
+        grow(growing, ubuntu)
+        reader = Early(growing.key.public, mirror)
+        reader.moment = 1.0
+        with reader:
+            done(last.replace(SLOW, "--bwlimit=60"))
+        assert not reader.faults, reader.faults[:5]
+        assert content(mirror) == content(growing.latest.resolve())
 
 
 def test_in_one_directory_images_come_first_and_deletions_last(
