@@ -12,7 +12,7 @@ import msgspec
 
 from tasks import files, lxcindex, portion, streams, tree, trees
 from tasks.errors import ProofError, TreeError
-from tasks.layout import KEY, PAGE, PROTOCOLS, STREAMS
+from tasks.layout import KEY, PAGE, STREAMS
 from tasks.overlay import TOP
 from tasks.policy import CLIENTS
 from tasks.proof import prove_tree
@@ -129,7 +129,7 @@ def _made(current: Path) -> Made | None:
 
 
 def _mark(source: Path, mirror: Mirror, settings: Settings, ring: bytes, key: str) -> str:
-    """A mark of all that a view is made of."""
+    """A mark of all that a view is made of; of each snapshot another, for its files are proven too."""
     template = files.read(settings.page.template or tree.TEMPLATE) or b""
     told = (mirror.match, mirror.keep, settings.page, _protocols(source, settings), _has_old_names(source))
     names = [f"{of}/{streams.IMAGES}" for of in ("", *tree.lists(source))]
@@ -137,7 +137,7 @@ def _mark(source: Path, mirror: Mirror, settings: Settings, ring: bytes, key: st
     found = [source / STREAMS / name.lstrip("/") for name in names]
     found += [*tree.lxc_indexes(source), *_plain(source)]
     digests = {str(path): files.digest(files.read(path) or b"") for path in found}
-    return files.digest(f"{EDITION} {str(source)!r} {told!r} {digests!r} {key} ".encode() + template + ring)
+    return files.digest(f"{EDITION} {told!r} {digests!r} {key} ".encode() + template + ring)
 
 
 def _plain(source: Path) -> list[Path]:
@@ -161,8 +161,7 @@ def _begin(before: Path, public: Path, source: Path) -> None:
     """Begin with what there was, by hard links, but for files of which the tree has none any more."""
     trees.link(before, public)
     for path in [path for path in public.rglob("*") if path.is_file()]:
-        name = path.relative_to(public)
-        if name.parts[0] != PROTOCOLS and not (source / name).exists():  # these are made again as a whole
+        if not (source / path.relative_to(public)).exists():
             files.unlink(path)
             files.remove_empty(path.parent, public)
 

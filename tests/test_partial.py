@@ -30,8 +30,9 @@ from tasks.errors import ProofError
 from tasks.layout import STREAMS, Layout
 from tasks.mirror import DELETE, IMAGES, INDEXES, SHOWN, carried, named
 from tasks.partial import View, filters, view
-from tasks.settings import Mirror, Settings
-from tasks.sign import Sequoia, verifier
+from tasks.settings import Mirror, Settings, Signing
+from tasks.sign import Sequoia, keyring, verifier
+from tasks.tree import TEMPLATE
 from tasks.verify import verify
 
 __all__ = ["mirrored", "ubuntu"]  # fixtures
@@ -221,6 +222,11 @@ def test_of_protocols_there_is_what_is_still_spoken(shown: Site, tmp_path: Path)
     assert sorted(path.name for path in (given.indexes / "protocols").iterdir()) == ["import", "rest"]
     given = view(source, mirror, tmp_path, off, lambda: key)
     assert sorted(path.name for path in (given.indexes / "protocols").iterdir()) == ["import"]
+    shutil.copytree(source, before := tmp_path / "before")
+    for name, left in (("import", ["rest"]), ("rest", [])):  # as they were of a time without
+        shutil.rmtree(before / "protocols" / name)
+        given = view(before, mirror, tmp_path / "home", settings, lambda: key)
+        assert sorted(path.name for path in given.indexes.glob("protocols/*")) == left
 
 
 # What clients see
@@ -500,6 +506,42 @@ def test_a_rollback_gives_what_was_listed_then(shown: Site, tmp_path: Path) -> N
     )
 
 
+def test_a_snapshot_in_whose_place_another_came_is_another(shown: Site, tmp_path: Path) -> None:
+    """As withdrawing at once leaves it: of the same name, without some lines, with a key more."""
+    source, home = tmp_path / "source", tmp_path / "home"
+    shutil.copytree(shown.latest, source)
+    first = made(shown, home, source, match=AMD64)
+    assert len(lines(first.indexes, "index-user")) == 2
+    (source / "meta/1.0/index-user").write_text("")
+    assert lines(made(shown, home, source, match=AMD64).indexes, "index-user") == []
+    (source / ".serial").write_text("another")
+    assert (made(shown, home, source, match=AMD64).indexes / ".serial").read_text() == "another"
+    document = json.loads((source / STREAMS / "lxd/images.json").read_bytes())
+    (source / STREAMS / "lxd/images.json").write_text(json.dumps({**document, "products": {}}))
+    assert products(made(shown, home, source, match=AMD64).indexes, "lxd") == {}
+    demo.make_key(tmp_path)
+    ring = keyring(Signing(key=str(tmp_path / "publisher.asc")), (source / "key.asc").read_bytes())
+    (source / "key.asc").write_bytes(ring)
+    gpg = clients.gpg_home(made(shown, home, source, match=AMD64).indexes / "key.asc", tmp_path / "gpg")
+    signed_by = Sequoia(tmp_path / "publisher.asc", "")
+    (tmp_path / "signature").write_bytes(signed_by.detached(source / ".serial"))
+    clients.gpg_verify(gpg, tmp_path / "signature", source / ".serial")
+
+
+@pytest.mark.parametrize("told", ['title = "Ours"', 'template = "own.html"'])
+def test_another_page_is_made_again(shown: Site, tmp_path: Path, told: str) -> None:
+    home, site = tmp_path / "home", Site(tmp_path, shown.server, shown.key, f"{MORE}\n[page]\n{told}")
+    own = tmp_path / "own.html"
+    own.write_text(TEMPLATE.read_text().replace("@USE@", "<p>Ours</p>@USE@"))
+    made(shown, home, match=AMD64)
+    site.configure()
+    source = shown.latest.resolve()
+    assert b"Ours" in (made(site, home, source, match=AMD64).indexes / "index.html").read_bytes()
+    if "template" in told:
+        own.write_text(own.read_text().replace("Ours", "Mine"))
+        assert b"Mine" in (made(site, home, source, match=AMD64).indexes / "index.html").read_bytes()
+
+
 def test_what_was_cut_off_is_not_taken_for_whole(shown: Site, tmp_path: Path) -> None:
     half = tmp_path / ".tmp-new/public/streams/v1"
     half.mkdir(parents=True)
@@ -597,6 +639,15 @@ def test_what_clients_could_not_read(shown: Site, tmp_path: Path) -> None:
         made(shown, home, source, match=AMD64)
     assert content(home / "current/public") == before
     assert made(shown, home, source, match=["*/*/arm64"]).paths, "it is nothing to a mirror without it"
+
+
+def test_what_the_clients_of_a_list_could_not_read(shown: Site, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(shown.latest, source)
+    (newest, *_), index = serials(source, A)[::-1], source / STREAMS / "lxd/images.json"
+    index.write_text(index.read_text().replace(f"{newest}/disk.qcow2", f"{newest}/disk.img"))
+    with pytest.raises(ProofError, match=r"disk\.img does not exist \(in the list lxd\)$"):
+        made(shown, tmp_path / "home", source, match=AMD64)
 
 
 # What a run does with it

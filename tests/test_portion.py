@@ -29,6 +29,7 @@ def chosen(history: list[tuple[str, ...]], keep: int) -> list[int]:
         pytest.param([EVERYTHING], 2, [1], id="fewer than may be"),
         pytest.param([BOTH] + [CONTAINER] * 3, 1, [1, 4], id="the last VM stays"),
         pytest.param([LXC, VM, CONTAINER, CONTAINER], 1, [1, 2, 4], id="the last of each kind"),
+        pytest.param([VM, EVERYTHING, CONTAINER], 1, [2, 3], id="one for LXC and for VMs"),
         pytest.param([CONTAINER, LXC], 1, [1, 2], id="one for LXC alone hides no container"),
         pytest.param([LXC], 1, [1], id="for LXC alone"),
     ],
