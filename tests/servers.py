@@ -66,7 +66,7 @@ def nginx(public: Path, work: Path, configured: Configured = webserver.nginx) ->
     need("nginx")
     home = _home(work, "nginx")
     web = _written(public, home, configured)
-    (home / "nginx.conf").write_text(_nginx_config(home))
+    (home / "nginx.conf").write_text(nginx_config(home))
     argv = [program("nginx"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(home / "nginx.conf")]
     with _running(argv, _port(web.url), home / "error.log"):
         yield web
@@ -99,7 +99,7 @@ def nginx_faults(text: str, work: Path) -> str:
     """What nginx finds wrong with a configuration for its http block, "" when it is good."""
     home = _home(work, "nginx")
     (home / "site.conf").write_text(text)
-    (home / "nginx.conf").write_text(_nginx_config(home))
+    (home / "nginx.conf").write_text(nginx_config(home))
     argv = [
         program("nginx"),
         "-t",
@@ -122,7 +122,7 @@ def rsyncd(
     need("rsync")
     home, port = _home(work, "rsyncd"), _port(at) if at else _free_port()
     config = home / "rsyncd.conf"
-    config.write_text(_rsyncd_config(modules, home, port, read_only=read_only))
+    config.write_text(rsyncd_config(modules, home, port, read_only=read_only))
     argv = [program("rsync"), "--daemon", "--no-detach", f"--config={config}"]
     # It would sleep 0.4 s over SIGTERM, and has nothing to save.
     with _running(argv, port, home / "rsyncd.log", stop=signal.SIGKILL):
@@ -135,7 +135,7 @@ def rsyncd_as(config: str, work: Path) -> Iterator[str]:
     need("rsync")
     home, port = _home(work, "rsyncd"), _free_port()
     (home / "modules.conf").write_text(config)
-    (home / "rsyncd.conf").write_text(f"{_rsyncd_globals(home, port)}\n&include {home}/modules.conf\n")
+    (home / "rsyncd.conf").write_text(f"{rsyncd_globals(home, port)}\n&include {home}/modules.conf\n")
     argv = [program("rsync"), "--daemon", "--no-detach", f"--config={home}/rsyncd.conf"]
     with _running(argv, port, home / "rsyncd.log", stop=signal.SIGKILL):
         yield f"rsync://127.0.0.1:{port}"
@@ -149,16 +149,16 @@ def sshd(work: Path) -> Iterator[Ssh]:
     ssh = Ssh(
         port=port,
         user=pwd.getpwuid(os.getuid()).pw_name,
-        identity=_new_key(home / "identity"),
+        identity=new_key(home / "identity"),
         known_hosts=home / "known_hosts",
         config=home / "ssh_config",
     )
-    host_key = _new_key(home / "host_key")
+    host_key = new_key(home / "host_key")
     public_key = host_key.with_suffix(".pub").read_text()
     ssh.known_hosts.write_text(f"imagepress-test,[127.0.0.1]:{port},[localhost]:{port} {public_key}")
     ssh.config.write_text(_ssh_config(ssh))
     config = home / "sshd_config"
-    config.write_text(_sshd_config(home, port))
+    config.write_text(sshd_config(home, port))
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd insists; no init script made it
     with _running([program("sshd"), "-D", "-e", "-f", str(config)], port, home / "sshd.log"):
@@ -229,7 +229,7 @@ def _apache_config(home: Path, *ports: int) -> str:
     )
 
 
-def _nginx_config(home: Path) -> str:
+def nginx_config(home: Path) -> str:
     """What surrounds a site: one process, as the user that runs the test, who can read what it wrote."""
     temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
     return f"""
@@ -245,14 +245,16 @@ http {{
 """
 
 
-def _rsyncd_globals(home: Path, port: int) -> str:
+def rsyncd_globals(home: Path, port: int, address: str = "127.0.0.1") -> str:
     files = [f"{name} file = {home}/rsyncd.{name}" for name in ("pid", "lock", "log")]
-    return "\n".join([f"address = 127.0.0.1\nport = {port}", *files])
+    return "\n".join([f"address = {address}\nport = {port}", *files])
 
 
-def _rsyncd_config(modules: Mapping[str, Path], home: Path, port: int, *, read_only: bool) -> str:
+def rsyncd_config(
+    modules: Mapping[str, Path], home: Path, port: int, *, read_only: bool, address: str = "127.0.0.1"
+) -> str:
     lines = [
-        _rsyncd_globals(home, port),
+        rsyncd_globals(home, port, address),
         "munge symlinks = no\nreverse lookup = no\ntransfer logging = yes",
         f"read only = {'yes' if read_only else 'no'}",
     ]
@@ -263,9 +265,9 @@ def _rsyncd_config(modules: Mapping[str, Path], home: Path, port: int, *, read_o
     return "\n".join(lines) + "\n"
 
 
-def _sshd_config(home: Path, port: int) -> str:
+def sshd_config(home: Path, port: int, address: str = "127.0.0.1") -> str:
     return f"""
-ListenAddress 127.0.0.1
+ListenAddress {address}
 Port {port}
 HostKey "{home}/host_key"
 PidFile "{home}/sshd.pid"
@@ -301,7 +303,7 @@ Host *
 """
 
 
-def _new_key(path: Path) -> Path:
+def new_key(path: Path) -> Path:
     argv = [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=START)
     return path

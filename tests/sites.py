@@ -67,6 +67,7 @@ class Site:
     more: str = ""  # tables after [site], [jenkins] and [signing]
     jenkins: str = ""  # lines inside [jenkins]
     lines: str = ""  # lines inside [site]
+    inside: tuple[str, ...] = ()  # words before doit's: where it runs
 
     @property
     def ci(self) -> Controller:
@@ -106,7 +107,7 @@ class Site:
         if not self.config.exists():
             self.configure()
         return subprocess.Popen(
-            [sys.executable, "-m", "doit", *arguments],
+            [*self.inside, sys.executable, "-m", "doit", *arguments],
             cwd=CHECKOUT,
             env=self.environment(env),
             text=True,

@@ -178,7 +178,7 @@ def test_whoever_is_not_root_is_told_what_is_missing(os_release: str, own: set[s
     done = run_script(tmp_path, os_release=os_release, PATH=f"{tmp_path}:{os.environ['PATH']}")
     told, _, packages = done.stderr.splitlines()[-1].partition(", to install ")
     assert (done.returncode, told) == (1, "install-clients: has to be run as root")
-    assert {"nginx", "apache2", "rsync", "lxc", "incus-client"} | own <= {*packages.split()}
+    assert {"nginx", "apache2", "rsync", "lxc", "incus-client", "iproute2"} | own <= {*packages.split()}
 
 
 def test_another_system_is_refused_in_one_line(tmp_path: Path) -> None:
