@@ -19,7 +19,7 @@ from servers import nginx
 from sites import CHECKOUT, Key, Site, build, files, matrix
 from test_mirror import content
 from test_serverconfig import generated
-from test_upstream import NOBLE, Ubuntu
+from test_upstream import NOBLE, OURS, Ubuntu, followed
 from test_upstream_mirror import images, mirrored, ubuntu
 from tools import need
 
@@ -35,7 +35,7 @@ from tasks.sign import Sequoia, keyring, verifier
 from tasks.tree import TEMPLATE
 from tasks.verify import verify
 
-__all__ = ["mirrored", "ubuntu"]  # fixtures
+__all__ = ["followed", "mirrored", "ubuntu"]  # fixtures
 
 A, ARM, CLOUD, BOX = (
     f"tiny/{one}" for one in ("1/amd64/default", "1/arm64/default", "2/amd64/cloud", "4/amd64/default")
@@ -385,6 +385,15 @@ def test_without_any_of_an_upstream_its_list_is_empty(mirrored: Site, tmp_path: 
     push(mirrored, alone, tmp_path / "mirror")
     assert not (tmp_path / "mirror/images").exists()
     assert {path for path in content(tmp_path / "mirror") if path.startswith("upstream/")} == alone.paths
+
+
+def test_of_an_overlay_it_lists_what_matches_and_has_no_file(followed: Site, tmp_path: Path) -> None:
+    given = made(followed, tmp_path, match=["ubuntu/24.04/amd64", "tiny"], keep=1)
+    listed = json.loads((given.indexes / "streams/v1/ubuntu.json").read_bytes())["products"]
+    assert {key: [*of["versions"]] for key, of in listed.items()} == {
+        NOBLE: [max(images(followed)[NOBLE]["versions"])]
+    }
+    assert {path.rpartition("/")[0] for path in given.paths} == {f"images/{OURS}"}
 
 
 def test_a_file_of_an_upstream_that_is_not_here_is_told(mirrored: Site, tmp_path: Path) -> None:
