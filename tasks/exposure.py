@@ -272,13 +272,20 @@ class Exposure:
         run, adopted = self._run, self._run.adopted
         names = {other.name for other in self._settings.mirror}
         wanted = {name.removeprefix("mirror:") for name in run.selected if name.startswith("mirror:")}
-        wanted = wanted if wanted and wanted == {*run.selected} else names
+        if adopted:
+            wanted = {adopted}
+        elif len(wanted) < len(run.selected):  # more than mirrors by their names
+            wanted = names
         terms = replace(self._terms(run.lock()), way=way)
         return run.alone(self._fleet.push(one, terms, wanted, adopted))
 
     def is_mirrored(self, one: Mirror) -> bool:
-        """Whether there is nothing to do for a mirror."""
-        return self._fleet.is_current(one, self._terms()) and one.name != self._run.adopted
+        """Whether there is nothing to do for a mirror: who asks for it by name gets a push."""
+        run = self._run
+        if run.adopted and one.name != run.adopted:
+            return True
+        asked = one.name == run.adopted or f"mirror:{one.name}" in run.selected
+        return not asked and self._fleet.is_current(one, self._terms())
 
     def compare(self, name: str) -> list[str]:
         """What is not as it should be on a mirror, a line each; raises SettingsError for one that is none."""

@@ -6,13 +6,14 @@ group back, for site.grace at most: until then its clients find all that any ind
 """
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tasks.errors import MadeWay, PublishError, TreeError
 from tasks.layout import Layout
 from tasks.mirror import Push, Source, whole
-from tasks.mirrored import Terms, fail, is_away, is_current, record
+from tasks.mirrored import Terms, clear, fail, is_away, is_current, record
 from tasks.settings import Mirror, Settings
 from tasks.state import latest_name
 from tasks.threads import together
@@ -114,12 +115,20 @@ class Fleet:
             urgent = [push for push in ready if terms.gone - {*record(terms.layout, push.mirror).gone}]
             for push in ready:
                 if push not in urgent:
-                    awaited = ", ".join(holding)
-                    said[push.mirror.name] = f"has the images; its indexes wait for {awaited}, of its group"
+                    clear(push.mirror, terms)
+                    said[push.mirror.name] = self._waits(holding, terms)
             ready = urgent  # what is withdrawn at once waits for nobody
-        for push in each(self._sweep, each(Push.switch, ready)):
-            said[push.mirror.name] = push.done()
+        for push in each(Push.ask, each(self._sweep, each(Push.switch, ready))):
+            without = "".join(f"; goes on without {name}, of its group" for name in missing)
+            said[push.mirror.name] = push.done() + without
         return said
+
+    def _waits(self, holding: Sequence[str], terms: Terms) -> str:
+        """Which of its group a mirror waits for, and until when at most."""
+        since = max(record(terms.layout, self._named(name)).since for name in holding)
+        until = datetime.fromtimestamp(since + terms.grace.seconds, UTC)
+        group = f"waits for {', '.join(holding)}, of its group, until {until:%Y-%m-%d %H:%M} UTC at most"
+        return f"{group}; the images are there"
 
     def _sweep(self, push: Push) -> None:
         push.sweep(self.others(push.mirror))
@@ -136,7 +145,7 @@ def _try(step: Callable[[Push], None], terms: Terms, said: Said, push: Push) -> 
         said[push.mirror.name] = error
         return False
     except (PublishError, OSError) as error:
-        fail(push.mirror, terms, str(error))
+        fail(push.mirror, terms, str(error), whole=step is Push.ask)
         said[push.mirror.name] = error
         return False
     return True

@@ -14,7 +14,7 @@ Nothing is ever deleted where ``site-id`` does not say that the tree there is ou
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from tasks import files, trace, tree, trees
-from tasks.errors import TreeError, UpstreamError
+from tasks.errors import ProgramFailed, TreeError, UpstreamError
 from tasks.layout import OLD_SERIAL, PAGE, SITE_ID, TRACE, Layout
 from tasks.mirrored import Terms, protected, record, shape
 from tasks.overlay import TOP
@@ -32,7 +32,8 @@ from tasks.state import Mirrored, latest_name, save
 from tasks.words import lasting
 
 IMAGES = ["--include=/images", f"--include=/{TOP}", "--exclude=/*"]  # what images are: all else names them
-INDEXES = ["--exclude=/images", f"--exclude=/{TOP}"]
+# Of a mount point's own, and of what says whose tree it is, nothing is written or deleted on the way.
+INDEXES = ["--exclude=/images", f"--exclude=/{TOP}", f"--exclude=/{SITE_ID}", "--exclude=/lost+found"]
 IN_IMAGE = "/images/*/*/*/*/*"  # below os, release, arch, variant and serial
 SHOWN = f"--filter=show {IN_IMAGE}/**"  # to the sender: what is deleted is said elsewhere
 DELTAS = "delta-*.vcdiff*"
@@ -76,7 +77,8 @@ def carried(chosen: str = "") -> list[list[str]]:
     """
     more = [chosen] if chosen else []
     return [
-        [f"--exclude={IN_IMAGE}/{DELTAS}", SHOWN, *more, *IMAGES],
+        [f"--exclude={IN_IMAGE}/{DELTAS}", SHOWN, *more, "--include=/images", "--exclude=/*"],
+        ["--ignore-existing", *more, f"--include=/{TOP}", "--exclude=/*"],  # of a name that is there: later
         [
             f"--include={IN_IMAGE}/{DELTAS}",
             f"--exclude={IN_IMAGE}/**",
@@ -111,30 +113,36 @@ class Push:
 
         Raises MadeWay when another run waits: it is what takes hours, and can go on later.
         """
-        if not is_remote(self.mirror.url):
-            Path(self.mirror.url).mkdir(parents=True, exist_ok=True)
-        if not self._is_marked():
+        url, before = self.mirror.url, record(self._terms.layout, self.mirror)
+        if not is_remote(url):
+            _make(Path(url))
+        if not (marked := self._is_marked()):
             self._rsync.push([f"--include=/{SITE_ID}", "--exclude=*"], self._source.indexes)
+        new = not before.snapshot and (marked or self._adopt)
+        if new and (there := self._listed_there() - {*before.listed}):
+            self._save(replace(before, url=url, listed=tuple(sorted(there | {*before.listed}))))
+        every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
         with _merged(self._source.filters) as chosen:
-            every = ["--checksum"] if self._adopt else []  # of the right size and time it may be, and wrong
             for phase in carried(chosen):
                 self._rsync.push([*every, PARTLY, *phase], self._source.images, way=self._terms.way)
 
     def switch(self) -> None:
-        """Let the mirror name what it has now, and see that it does."""
+        """Let the mirror name what it has now."""
         before, name = record(self._terms.layout, self.mirror), self._source.tree if self.mirror.flip else ""
         # First, for whatever ends us from here on: clients may have seen these indexes.
         before = replace(
             before, url=self.mirror.url, listed=tuple(sorted({*before.listed, *self._source.listed}))
         )
         self._save(before)
+        self._still_ours()
+        self._replaced()
         if name:
             self._flip(name, before.tree)
         else:
             for phase in named():
                 self._rsync.push(phase, self._source.indexes)
         now = int(self._terms.clock().timestamp())
-        seen = {*before.listed}
+        seen, was = {*before.listed}, (before.snapshot, before.shape)
         gone = (seen | {*before.lapsing}) - self._source.listed
         known = replace(
             before,
@@ -143,27 +151,52 @@ class Push:
             tree=name,
             listed=tuple(sorted(self._source.listed)),
             lapsing={path: now if path in seen else before.lapsing[path] for path in sorted(gone)},
-            lag=None,
         )
-        self._save(known)
-        self._save(replace(known, lag=self._seen()))
+        self._save(known if was == (known.snapshot, known.shape) else replace(known, lag=None))
 
     def sweep(self, others: Iterable[Mirror] = ()) -> None:
         """Remove what no index there has named for ``grace``; ``others`` are behind the same name."""
+        self._still_ours()
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
         with _merged(_kept(lapsing) + self._source.filters) as chosen:
             self._rsync.push([*DELETE, SHOWN, chosen, *IMAGES], self._source.images)
         if known.tree:
+            place = f"{INDEX}/{known.tree}"
+            self._rsync.push([*DELETE, *INDEXES], self._source.indexes, place)
             with self._links(known.tree) as links:
-                self._rsync.push([*DELETE, *INDEXES, f"--exclude=/{INDEX}/{known.tree}"], links)
+                self._rsync.push([*DELETE, *INDEXES, f"--exclude=/{place}"], links)
         else:
             self._rsync.push([*DELETE, *INDEXES], self._source.indexes)
         absent = (path for path in self._terms.gone if not (self._source.images / path).exists())
         self._save(replace(known, lapsing=lapsing, gone=tuple(sorted(absent)), failed="", since=0))
 
+    def ask(self) -> None:
+        """See that the mirror shows what it has now, and how long that took; raises UpstreamError.
+
+        On clients' way, where that is known, else by rsync.
+        """
+        expected = files.read(self._source.indexes / TRACE)
+        wanted = trace.read(expected.decode()) if expected else None
+        known = record(self._terms.layout, self.mirror)
+        if wanted is None:  # of a time before there was such a file
+            return
+        place = f"{INDEX}/{NOW}/{TRACE}" if known.tree else TRACE
+        there = self._asked() if self.mirror.probe else self._rsync.read(place)
+        shown = trace.read(there or "")
+        if shown != wanted:
+            asked = f"{self.mirror.probe} (probe)" if self.mirror.probe else self.mirror.url
+            found = f"{shown.snapshot} of {shown.published}" if shown else f"no {TRACE} of this site"
+            raise UpstreamError(
+                f"everything is there, but {asked} shows {found}, not {wanted.snapshot}:"
+                " is it that directory that is served there, and no cache's copy?"
+            )
+        if known.lag is None:
+            self._save(replace(known, lag=max(0, int(self._terms.clock().timestamp()) - wanted.seconds)))
+
     def compare(self, others: Iterable[Mirror] = ()) -> list[str]:
         """What on the mirror is not as it should be, a line each; changes nothing."""
+        self._still_ours()
         known = record(self._terms.layout, self.mirror)
         lapsing = protected(known, self._terms, others)
         with _merged(_kept(lapsing) + self._source.filters) as chosen:
@@ -171,7 +204,7 @@ class Push:
         if not known.tree:
             return found + self._rsync.compare(INDEXES, self._source.indexes)
         place = f"{INDEX}/{known.tree}"
-        found += self._rsync.compare([*INDEXES, f"--exclude=/{SITE_ID}"], self._source.indexes, place)
+        found += self._rsync.compare(INDEXES, self._source.indexes, place)
         with self._links(known.tree) as links:
             return found + self._rsync.compare([*INDEXES, f"--exclude=/{place}"], links)
 
@@ -186,18 +219,30 @@ class Push:
 
     def _flip(self, name: str, before: str) -> None:
         """Bring the indexes into a directory of their own, and let one link show them."""
-        linked = [f"--link-dest=../{before}"] if before not in ("", name) else []
         with tempfile.TemporaryDirectory() as empty:
             Path(empty, INDEX).mkdir()
             self._rsync.push([], Path(empty))
-        self._rsync.push(
-            ["--checksum", *linked, *INDEXES, f"--exclude=/{SITE_ID}"],
-            self._source.indexes,
-            f"{INDEX}/{name}",
-        )
+        options, place = ["--checksum", *INDEXES], f"{INDEX}/{name}"
+        linked = [f"--link-dest=../{before}"] if before not in ("", name) else []
+        try:
+            self._rsync.push([*linked, *options], self._source.indexes, place)
+        except ProgramFailed as error:
+            if "--link-dest" not in error.stderr:
+                raise
+            self._rsync.push(options, self._source.indexes, place)  # rrsync lets nothing lead upwards
         with self._links(name) as links:
             self._rsync.push([f"--include=/{INDEX}", f"--include=/{INDEX}/{NOW}", "--exclude=*"], links)
+            self._refuse_munged()
             self._rsync.push(["--force", f"--exclude=/{INDEX}"], links)
+
+    def _refuse_munged(self) -> None:
+        """Raise TreeError when links lead nowhere there, before those that clients need are made."""
+        expected = files.read(self._source.indexes / TRACE)
+        if expected and self._rsync.read(f"{INDEX}/{NOW}/{TRACE}") != expected.decode():
+            raise TreeError(
+                f"mirror {self.mirror.name}: {self.mirror.url} changes symbolic links, so it cannot be"
+                " flipped: its rsync daemon needs `munge symlinks = no`"
+            )
 
     @contextmanager
     def _links(self, name: str) -> Iterator[Path]:
@@ -207,31 +252,9 @@ class Push:
             (top / INDEX).mkdir()
             (top / INDEX / NOW).symlink_to(name)
             for one in self._source.indexes.iterdir():
-                if one.name == SITE_ID:
-                    (top / SITE_ID).write_bytes(one.read_bytes())
-                elif _is_index(f"/{one.name}"):
+                if one.name != SITE_ID and _is_index(f"/{one.name}"):
                     (top / one.name).symlink_to(f"{INDEX}/{NOW}/{one.name}")
             yield top
-
-    def _seen(self) -> int | None:
-        """Ask the mirror what it shows: seconds since that was published; raises UpstreamError for another.
-
-        Clients' way, where that is known, else by rsync.
-        """
-        expected = files.read(self._source.indexes / TRACE)
-        wanted = trace.read(expected.decode()) if expected else None
-        if not wanted:  # of a time before there was such a file
-            return None
-        there = self._asked() if self.mirror.probe else self._rsync.read(TRACE)
-        shown = trace.read(there or "")
-        if shown != wanted:
-            place = self.mirror.probe or self.mirror.url
-            found = f"{shown.snapshot} of {shown.published}" if shown else f"no {TRACE} of this site"
-            raise UpstreamError(
-                f"{place} shows {found}, not {wanted.snapshot}:"
-                " is it that directory that is served there, and no cache's copy?"
-            )
-        return max(0, int(self._terms.clock().timestamp()) - wanted.seconds)
 
     def _asked(self) -> str:
         """The trace as clients would get it; raises UpstreamError."""
@@ -239,8 +262,39 @@ class Push:
 
         web = Web(self.mirror.probe, str(self.mirror.ca or ""))
         web.limit = PATIENCE
-        body = web.get(f"{TRACE}?{self._source.snapshot}").body  # no cache has seen this one
-        return (body or b"").decode(errors="replace")
+        try:
+            body = web.get(f"{TRACE}?{self._source.snapshot}").body  # no cache has seen this one
+        except UpstreamError as error:
+            raise UpstreamError(f"everything is there, but probe: {error}") from error
+        if body is None:
+            raise UpstreamError(f"everything is there, but probe: {self.mirror.probe} has no {TRACE}")
+        return body.decode(errors="replace")
+
+    def _still_ours(self) -> None:
+        """Raise TreeError when the destination is another one by now: bringing images takes its time."""
+        if self._rsync.read(SITE_ID) != (self._source.indexes / SITE_ID).read_text():
+            told = f"mirror {self.mirror.name}: {self.mirror.url}"
+            raise TreeError(f"{told} has lost its {SITE_ID}, or is another one: is it mounted?")
+
+    def _listed_there(self) -> set[str]:
+        """What the indexes there name, for whom nothing is known here: clients may hold them."""
+        with tempfile.TemporaryDirectory() as made:
+            copy = Path(made)
+            for place in ("", f"{INDEX}/{NOW}/"):
+                self._rsync.fetch(
+                    ["--include=/streams/***", "--include=/meta/***", "--exclude=*"], copy, place
+                )
+            with suppress(TreeError, ValueError):  # damaged, or not of our making
+                return tree.listed_paths(copy) | tree.elsewhere(copy).keys()
+        return set()
+
+    def _replaced(self) -> None:
+        """Bring what an upstream replaced under its old name, which the index there names as it was."""
+        if (self._source.images / TOP).is_dir():
+            every = ["--checksum"] if self._adopt else []
+            with _merged(self._source.filters) as chosen:
+                options = [*every, "--delay-updates", chosen, f"--include=/{TOP}", "--exclude=/*"]
+                self._rsync.push(options, self._source.images)
 
     def _is_marked(self) -> bool:
         """Whether the destination is ours; raises TreeError unless it may become so: empty, or adopted."""
@@ -266,6 +320,15 @@ class Push:
                 f" have would be deleted there; if that is meant: doit mirror --adopt={name}"
             )
         return False
+
+
+def _make(directory: Path) -> None:
+    """Make a mirror's directory, but not the one above it: that may be a disk that is not mounted."""
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is no directory")
+    if not directory.parent.is_dir():
+        raise FileNotFoundError(f"{directory}: there is no directory {directory.parent}: is it mounted?")
+    directory.mkdir(exist_ok=True)
 
 
 def _is_index(path: str) -> bool:

@@ -36,11 +36,16 @@ def record(layout: Layout, mirror: Mirror) -> Mirrored:
     return known if known.url in ("", mirror.url) else Mirrored(failed=known.failed, since=known.since)
 
 
-def fail(mirror: Mirror, terms: Terms, why: str) -> None:
-    """Keep why a mirror is not as it should be, for the last task to report."""
+def fail(mirror: Mirror, terms: Terms, why: str, *, whole: bool = False) -> None:
+    """Keep why a mirror is not as it should be, for the last task to report; a ``whole`` one has it all."""
     known = record(terms.layout, mirror)
-    since = known.since or int(terms.clock().timestamp())
+    since = 0 if whole else known.since or int(terms.clock().timestamp())
     save(terms.layout.mirrored(mirror.name), replace(known, url=mirror.url, failed=why, since=since))
+
+
+def clear(mirror: Mirror, terms: Terms) -> None:
+    """Forget why a mirror failed, for it does no more."""
+    save(terms.layout.mirrored(mirror.name), replace(record(terms.layout, mirror), failed="", since=0))
 
 
 def shape(mirror: Mirror) -> str:
@@ -94,14 +99,16 @@ def _lapsing(known: Mirrored, terms: Terms) -> set[str]:
 
 def behind(mirror: Mirror, terms: Terms, others: Iterable[Mirror] = ()) -> str:
     """What a mirror that is not current has."""
-    known = record(terms.layout, mirror)
+    known, newest = record(terms.layout, mirror), latest_name(terms.layout)
     told = f"behind: mirror {mirror.name}"
-    failed = f", and failed: {known.failed}" if known.failed else ""
+    failed = f"; it failed: {known.failed}" if known.failed else ""
+    leak = sorted(terms.gone - {*known.gone})
+    leaked = f"; what is withdrawn may be there still: {', '.join(leak)}" if leak else ""
     if not known.snapshot:
-        return f"{told} has nothing yet{failed}"
-    if failed or known.snapshot != latest_name(terms.layout):
-        return f"{told} has {known.snapshot}{failed}"
+        return f"{told} has nothing yet{failed}{leaked}"
+    if failed or known.snapshot != newest:
+        return f"{told} has {known.snapshot}{failed}{leaked}"
     if known.shape != shape(mirror):
-        return f"{told} has another part of {known.snapshot}"
-    due = len(known.lapsing) - len(protected(known, terms, others)) + len(terms.gone - {*known.gone})
-    return f"{told} still has {counted(due, 'lapsed or withdrawn image')}"
+        return f"{told}: its match, keep or flip is another than that of its {known.snapshot}{leaked}"
+    due = len(known.lapsing) - len(protected(known, terms, others))
+    return f"{told} still has {counted(due, 'lapsed image')}{leaked}"

@@ -73,6 +73,7 @@ def view(source: Path, mirror: Mirror, home: Path, settings: Settings, signer: C
         _prove(public, source, mirror, settings, known.paths)
         save(new / "made.json", known)
         if current.exists():
+            trees.later(public, current / "public")
             files.exchange(new, current)
             files.remove(new, home)
         else:

@@ -4,6 +4,7 @@ A program that writes inherits the run's lock (``keep``), so that an orphan of a
 the next run waiting instead of writing beside it.
 """
 
+import atexit
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from pathlib import Path
 from tasks.errors import ProgramFailed, ProgramMissing
 
 _PIECE = 1 << 18  # bytes
+_ENDING = threading.Event()
+_RUNNING: "set[subprocess.Popen[bytes]]" = set()
 
 
 def run(  # noqa: PLR0913 - as subprocess has them
@@ -41,21 +44,41 @@ def run(  # noqa: PLR0913 - as subprocess has them
             stderr=subprocess.PIPE,
             pass_fds=keep,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            start_new_session=True,  # so that nothing is asked of whoever sits at the terminal
         ) as child:
+            _RUNNING.add(child)
             try:
                 out, complaints = _communicate(child, stdin, timeout, watch)
             except BaseException:
-                child.kill()
+                _kill(child)
                 raise
+            finally:
+                _RUNNING.discard(child)
     except FileNotFoundError as error:
         raise ProgramMissing(words, "is not installed on this machine", "") from error
     except OSError as error:
         raise ProgramFailed(words, f"cannot be started: {error.strerror}", "") from error
     except subprocess.TimeoutExpired as error:
         raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "") from error
+    if _ENDING.is_set():
+        raise SystemExit  # of this thread, which has nothing to tell
     if child.returncode:
         raise ProgramFailed(words, f"code {child.returncode}", complaints.decode(errors="replace"))
     return out
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> None:
+    """End a program, and those that it started."""
+    with suppress(ProcessLookupError):  # it may have ended by itself this very moment
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+@atexit.register
+def _end() -> None:
+    """End what threads have started, with us: they end without a word, and nobody would wait for it."""
+    _ENDING.set()
+    for child in [*_RUNNING]:
+        _kill(child)
 
 
 def _communicate(
@@ -94,13 +117,9 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
     words = [os.fspath(word) for word in argv]
     late = threading.Event()
 
-    def end() -> None:
-        with suppress(ProcessLookupError):  # it may have ended by itself this very moment
-            os.killpg(child.pid, signal.SIGKILL)
-
     def too_late() -> None:
         late.set()
-        end()
+        _kill(child)
 
     with tempfile.TemporaryFile() as complaints:
         try:
@@ -126,7 +145,7 @@ def pour(argv: Sequence[str | Path], sink: Callable[[bytes], object], *, timeout
                 child.wait()
             finally:
                 timer.cancel()
-                end()
+                _kill(child)
         if late.is_set():
             raise ProgramFailed(words, f"did not end within {timeout:.0f} s", "")
         if child.returncode:

@@ -51,7 +51,7 @@ def faults(layout: Layout, settings: Settings) -> list[str]:
             found.append(f"upstream {upstream.name}: and {counted(len(why) - WRONG, 'more file')}")
     for mirror in settings.mirror:
         if (known := record(layout, mirror)).failed:
-            found.append(f"mirror {mirror.name}: {known.failed}")
+            found.append(f"mirror {mirror.name}: {known.failed.removeprefix(f'mirror {mirror.name}: ')}")
     return found
 
 

@@ -21,6 +21,8 @@ MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked f
 # A daemon that has enough of us or could not begin, a socket, a stream that ended, a time-out, none at the
 # start, and ssh's own end: all of these may be the network's, or a machine's that is just starting.
 PASSING = {f"code {code}" for code in (5, 10, 12, 30, 35, 255)}
+LASTING = ("auth failed", "Unknown module", "rrsync error")  # what no waiting mends, of the same codes
+SMALL, LARGEST = "64K", "256M"  # of what is read there; larger is not of our making
 Way = Callable[[], bool]
 ALIVE = 3  # times that ssh asks whether the other side is there, before it ends
 
@@ -48,39 +50,43 @@ class Rsync:
         dry = ["--checksum", "--delete", "--dry-run", "--itemize-changes"]
         out = self._run(command([*dry, *options], source, self._mirror, below)).decode(errors="replace")
         found = list[str]()
-        for line in out.splitlines():
-            what, _, path = line.partition(" ")
-            where = f"{below}/{path.strip()}".lstrip("/")
-            if what == "*deleting":
-                found.append(f"{where}: does not belong there")
-            elif what[0] in "<>c" and what[1] != "d":
-                is_new = what[2] == "+"
-                found.append(f"{where}: {'is missing' if is_new else 'differs'}")
+        for what, path in re.findall(r"^([<>c][fLDS]\S{9}|\*deleting  ) (.+)$", out, re.MULTILINE):
+            if what[0] == "*" and path.endswith("/"):
+                continue  # what is in it has a line of its own, or stays
+            why = "is missing" if what[2] == "+" else "differs"
+            found.append(f"{below}/{path}: {'does not belong there' if what[0] == '*' else why}".lstrip("/"))
         return found
+
+    def fetch(self, options: Sequence[str], target: Path, below: str = "") -> None:
+        """Bring what the options choose from the mirror, without links; what is not there does not come."""
+        argv = [*_start(self._mirror), "--recursive", f"--max-size={LARGEST}", *options]
+        try:
+            self._run([*argv, "--", _place(self._mirror, below), f"{target}/"])
+        except ProgramFailed as error:
+            if not _is_missing(error):
+                raise
 
     def read(self, name: str) -> str | None:
         """A small text there, None where there is none; raises ProgramFailed."""
         with tempfile.TemporaryDirectory() as directory:
             target = Path(directory, "read")
+            size = f"--max-size={SMALL}"
             try:
-                self._run(
-                    [*_start(self._mirror), "--copy-links", "--", _place(self._mirror, name), str(target)]
-                )
+                self._run([*_start(self._mirror), size, "--", _place(self._mirror, name), str(target)])
             except ProgramFailed as error:
-                if error.code != MISSING:
+                if not _is_missing(error):
                     raise
-                return None
-            return target.read_text(errors="replace")
+            return target.read_text(errors="replace") if target.is_file() else None
 
     def is_empty(self) -> bool:
         """Whether nothing lies there; raises ProgramFailed."""
         try:
             listed = self._run([*_start(self._mirror), "--list-only", "--", _place(self._mirror)])
         except ProgramFailed as error:
-            if error.code != MISSING:
+            if not _is_missing(error):
                 raise
             return True
-        return all(line.endswith(b" .") for line in listed.splitlines())
+        return all(line.endswith((b" .", b" lost+found")) for line in listed.splitlines())
 
     def _run(self, argv: Sequence[str], way: Way | None = None) -> bytes:
         for attempt in range(self._retries + 1):
@@ -89,6 +95,7 @@ class Rsync:
                 return run(argv, timeout=TIMEOUT, keep=self._keep, watch=watch)
             except ProgramFailed as error:
                 passing = error.code in PASSING or isinstance(error, ProgramStalled)
+                passing = passing and not any(one in error.stderr for one in LASTING)
                 if not passing or attempt == self._retries:
                     raise
             if way and way():
@@ -156,9 +163,15 @@ def _start(mirror: Mirror) -> list[str]:
     return words
 
 
+def _is_missing(error: ProgramFailed) -> bool:
+    """Whether what was asked for is not there; rrsync looks itself, and ends."""
+    return error.code == MISSING or ("rrsync error" in error.stderr and "No such file" in error.stderr)
+
+
 def is_daemon(url: str) -> bool:
     """Whether rsync would ask a daemon: ``rsync://host/module`` or ``host::module``."""
-    return url.startswith("rsync://") or "::" in url.split("/", 1)[0]
+    host = re.sub(r"\[[^]]*\]", "", url.split("/", 1)[0])  # an address of IPv6 has them too
+    return url.startswith("rsync://") or "::" in host
 
 
 def _place(mirror: Mirror, below: str = "") -> str:

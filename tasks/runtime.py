@@ -335,7 +335,7 @@ class Run:
 
     def alone(self, said: str) -> str | TaskFailed:
         """Exit 1 for a step that failed softly and was asked for by name, without ``publish`` to tell."""
-        failed = said.startswith(("failed:", "rejected:")) and "publish" not in self.selected
+        failed = said.startswith(("failed:", "rejected:", "waits for ")) and "publish" not in self.selected
         return TaskFailed(said) if failed else said
 
     def adopting(self, name: str) -> None:

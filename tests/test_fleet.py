@@ -174,8 +174,9 @@ def test_a_group_waits_for_one_that_cannot_take_the_images(two: Site, group: lis
     fleet = Fleet(group, lambda _: whole(layout))
     with in_the_way(other):
         said = {mirror.name: fleet.push(mirror, now, {"eu1", "eu2"}, "") for mirror in group}
-    assert said["eu1"] == "has the images; its indexes wait for eu2, of its group"
-    assert re.fullmatch(r"failed: .*File exists: .*eu2'", said["eu2"])
+    until = f"{NOW + 2 * HOUR:%Y-%m-%d %H:%M} UTC at most"
+    assert said["eu1"] == f"waits for eu2, of its group, until {until}; the images are there"
+    assert said["eu2"] == f"failed: {other.url} is no directory"
     assert index(one) == before
     assert len(list(Path(one.url, f"images/{A}").iterdir())) == 2
     assert not is_current(one, now)
@@ -193,7 +194,7 @@ def test_a_group_goes_on_without_one_that_failed_for_grace(two: Site, group: lis
     with in_the_way(other):
         for minutes, waits in ((0, True), (59, True), (61, False)):
             line = push(one, terms(layout, NOW + timedelta(minutes=minutes)), other)
-            assert ("wait for eu2" in line) is waits, minutes
+            assert ("waits for eu2" in line) is waits, minutes
             assert (index(one) == before) is waits
     assert index(one) == (two.latest / "streams/v1/images.json").read_bytes()
     assert is_current(one, terms(layout, NOW + timedelta(minutes=62)), [other])
@@ -375,7 +376,7 @@ def test_status_says_what_each_mirror_has_and_how_soon(two: Site) -> None:
 
 
 def test_a_mirror_is_asked_where_clients_find_it(two: Site, tmp_path: Path) -> None:
-    """Another directory is served there, or a cache's copy: that is no success, and nothing goes."""
+    """Another directory is served there, or a cache's copy: that is no success."""
     layout, shown = Layout(two.root), tmp_path / "shown"
     two.publish()
     shutil.copytree(two.latest, tmp_path / "elsewhere")
@@ -390,10 +391,11 @@ def test_a_mirror_is_asked_where_clients_find_it(two: Site, tmp_path: Path) -> N
         now = replace(terms(layout, NOW), clock=lambda: datetime.now(UTC))
         said = Fleet([mirror], lambda _: whole(layout)).push(mirror, now, {"eu1"}, "eu1")
         assert re.fullmatch(
-            rf"failed: {web.url}/ shows 2\S+ of 2\S+Z, not {newest}: is it that directory .*", said
+            rf"failed: everything is there, but {web.url}/ \(probe\) shows 2\S+ of 2\S+Z, not {newest}: is .*",
+            said,
         )
         assert record(layout, mirror).lag is None
-        assert (two.mirror / "images/stray").exists()
+        assert not (two.mirror / "images/stray").exists()
         assert not is_current(mirror, now)
         files.point(shown, str(two.mirror))
         assert re.fullmatch(rf"{newest} is at \S+, seen \d+ s after it was published", push(mirror, now))
@@ -403,7 +405,9 @@ def test_a_mirror_is_asked_where_clients_find_it(two: Site, tmp_path: Path) -> N
         assert f"GET /trace?{newest} HTTP" in web.log.read_text()
     build(two.ci, A)
     two.publish()
-    assert re.match(r"failed: https://localhost:\d+/trace\?\S+: ", push(mirror, now)), "nobody answers there"
+    assert re.match(
+        r"failed: everything is there, but probe: https://localhost:\d+/trace\?\S+: ", push(mirror, now)
+    ), "nobody answers there"
     assert read(two.mirror).items() >= read(two.latest).items()
 
 

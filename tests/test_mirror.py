@@ -106,9 +106,9 @@ def test_no_index_ever_names_a_file_that_is_not_there(two: Site, tmp_path: Path)
                 for line in listed.read_text().splitlines():
                     assert (mirror / line.split(";")[5].strip("/") / "rootfs.tar.xz").is_file()
             # The key comes with the streams, and the page after them.
-            assert (mirror / "key.asc").exists() == (number >= 4)
+            assert (mirror / "key.asc").exists() == (number >= 5)
             there = (mirror / "index.html").read_bytes() if (mirror / "index.html").exists() else b""
-            assert there == (page.read_bytes() if number >= 5 else before)
+            assert there == (page.read_bytes() if number >= 6 else before)
             assert [link for link in {*links(there)} - {"key.asc"} if not (mirror / link).is_file()] == []
         assert (mirror / "key.asc").read_bytes() == key.read_bytes()
 

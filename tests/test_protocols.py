@@ -675,6 +675,7 @@ def test_a_mirror_gets_them_after_the_images(tmp_path: Path) -> None:
         ([], False),
         (["images"], False),
         (["images"], False),
+        (["images"], False),
         (["images"], True),
         (["images", PROTOCOLS], True),
         (["images", PROTOCOLS], True),
