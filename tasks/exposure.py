@@ -194,9 +194,7 @@ class Exposure:
     def prove(self) -> str:
         """Read the new indexes as clients do."""
         run = self._run
-        said = indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
-        self._put_later()  # what went into quarantine is not named any more
-        return said
+        return indexes.prove(self._layout, self._settings, run.signer, lambda: run.options.allow_shrink)
 
     def is_proven(self) -> bool:
         """Whether nothing is in quarantine: what is may be mended by hand."""

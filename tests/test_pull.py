@@ -293,6 +293,60 @@ def test_in_one_directory_images_come_first_and_deletions_last(
         assert gone, "nothing was deleted: this saw too little"
 
 
+class Late(Looker):
+    """A reader who asks again where the index is another by now: what that named before may be gone."""
+
+    def look(self, tree: Path) -> None:
+        index, before = tree / "streams/v1/images.json", len(self.faults)
+        old = index.read_bytes()
+        super().look(tree)
+        if index.read_bytes() != old:
+            del self.faults[before:]
+
+
+def test_one_directory_that_was_away_for_long_keeps_what_its_index_names(
+    growing: Site, ubuntu: Ubuntu, tmp_path: Path
+) -> None:
+    need_root()
+    (mirror := tmp_path / "mirror").mkdir()
+    with rsyncd_as(growing.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        lines = told(STAGED, mirror, url)
+        done(lines)
+        growing.lines = 'keep = 1\ngrace = "0s"\n'
+        growing.configure()
+        old = there(mirror)
+        for _ in range(2):
+            grow(growing, ubuntu)
+        growing.publish()
+        assert not old & there(growing.latest), "all that it has is gone at the origin"
+        first, last = lines.splitlines()
+        with Late(growing.key.public, mirror) as reader:
+            done(first)
+            assert old < there(mirror)
+            done(last.replace(SLOW, "--bwlimit=20"))
+        assert not reader.faults, reader.faults[:5]
+        assert content(mirror) == content(growing.latest.resolve())
+
+
+def test_in_one_directory_what_is_replaced_waits_for_the_index_that_says_so(
+    growing: Site, tmp_path: Path
+) -> None:
+    need_root()
+    (mirror := tmp_path / "mirror").mkdir()
+    with rsyncd_as(growing.doit("serverconfig", "rsyncd").out, tmp_path) as url:
+        first, last = told(STAGED, mirror, url).splitlines()
+        done(f"{first}\n{last}")
+        tree = growing.latest.resolve()
+        path = next((tree / "upstream").rglob("*squashfs")).relative_to(tree)
+        old = (mirror / path).read_bytes()
+        (tree / path).unlink()
+        (tree / path).write_bytes(b"another of the same name")
+        done(first)
+        assert (mirror / path).read_bytes() == old
+        done(last)
+        assert content(mirror) == content(tree)
+
+
 def test_the_configuration_says_the_same_lines(site: Site) -> None:
     text = site.doit("serverconfig", "rsyncd").out
     lines = FLIPPED.replace("images.example.org", "HOST")
