@@ -397,8 +397,9 @@ PREFIX = "/some/prefix"
 
 def under_a_prefix(public: Path, _lists: object, web: Any) -> str:
     """The configuration of a mirror's web server that has much else to serve."""
+    (location,) = re.findall(r"`(location [^`]+)`", SECTION)
     server = plain(Path("/nonexistent"), _lists, web).rstrip().removesuffix("}")
-    return f'{server} location {PREFIX}/ {{ alias "{public}/"; }} }}'
+    return f"{server} {location.replace('/srv/mirror/now', str(public))} }}"
 
 
 def test_a_pulled_tree_works_under_a_prefix(site: Site, tmp_path: Path) -> None:
