@@ -355,15 +355,15 @@ def make_room(run: Run) -> None:
 
 def at_once(run: Run, done: str, undone: str) -> str | TaskFailed | TaskError:
     """Every step now, with a line for each; ``done`` and ``undone`` begin the last one."""
-    trouble = False
+    trouble = list[str]()
     try:
         make_room(run)
         for name, line in Exposure(run).all(last=True):
-            trouble |= isinstance(line, TaskFailed)
+            trouble += [name] * isinstance(line, TaskFailed)
             run.say(name, line.message if isinstance(line, TaskFailed) else line)
     except PublishError as error:
         shown = latest_name(run.layout) or "nothing"
         return TaskError(f"{error}\n  {undone}: latest shows {shown}; doit publish goes on with it")
     shown = latest_name(run.layout) or "nothing"
-    failed = f"not everywhere (latest shows {shown}); the next publish tries again"
+    failed = f"not everywhere (latest shows {shown}), see {', '.join(trouble)}; the next publish tries again"
     return TaskFailed(failed) if trouble else f"{done}; latest shows {shown}"
