@@ -6,8 +6,8 @@ headers (whether tarballs and disks are whole), metadata (metadata.yaml), origin
 things), catalogue (what is listed), streams and lxcindex (what clients read), schema and proof (what clients
 would stumble over), twin and overlay (what other servers list), stock (what of it lies here), page (for
 people), rest and importurl (what older protocols ask for: protocols), webserver (nginx), apache and rsyncd
-(what serves it), dated (snapshots as remotes), portion (what of it a mirror gets), trace (which one a mirror
-has), words, errors.
+(what serves it), dated (snapshots as remotes), destination (where a mirror lies), portion (what of it one
+gets), trace (which one it has), words, errors.
 Verbs, which act, one step of the pipeline each: poll (or hook, for one build), make (an image's road: fetch,
 check, delta), prune, haul (other servers' files), indexes (collect, write, prove), snapshot, purge, partial
 (the indexes of a mirror that gets a part), mirror; beside it bring (the road of an image that no Jenkins

@@ -3,17 +3,21 @@
 import os
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from tasks import destination
 from tasks.errors import SettingsError
 from tasks.settings import Jenkins, Mirror, Settings, Signing, is_remote
 
 CONFIG = "publish.toml"
 FIELDS = ("os", "release", "arch", "variant", "file")  # of jenkins.path
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what a row may be called in the line of a fault
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
@@ -74,15 +78,17 @@ class _Reader:
             return None
         fields = {field.name: field for field in msgspec.structs.fields(cls)}
         before = len(self.faults)
-        dot = f"{where}." if where else ""
+        numbered, where = where, _called(where, table)
+        dot = f"{where}: " if where != numbered else f"{where}." if where else ""
         for key in (key for key in table if key not in fields):
             near = get_close_matches(key, fields, n=1)
             shown = key if key.isprintable() else ascii(key)
             self.fault(dot + shown, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
         values = {}
         for name, field in fields.items():
-            if name in table:
-                values[name] = self.value(field.type, table[name], dot + name)
+            if name in table:  # a name that is none is not the row's
+                at = f"{numbered}.name" if name == "name" else dot + name
+                values[name] = self.value(field.type, table[name], at)
             elif field.required:
                 self.fault(dot + name, "is missing, and has no default")
         try:
@@ -151,6 +157,7 @@ class _Reader:
             mirror if is_remote(mirror.url) else self.local(mirror, settings.site.root, clone)
             for mirror in settings.mirror
         )
+        self.check_apart(mirrors)
         return msgspec.structs.replace(settings, signing=signing, mirror=mirrors)
 
     def check_names(self, settings: Settings) -> None:
@@ -160,16 +167,9 @@ class _Reader:
             names = [row.name for row in rows]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 self.fault(what, f"two {what}s are called {name!r}; names must differ")
-        matches = {
-            "list": [one.match for one in lists],
-            "upstream": [one.match for one in upstreams],
-            "mirror": [one.match for one in mirrors],
-        }
-        for what, some in matches.items():
-            for number, patterns in enumerate(some, start=1):
-                for pattern in patterns:
-                    self.check_match(f"{what}[{number}].match", pattern)
-
+            for row in rows:
+                for pattern in row.match:
+                    self.check_match(f"{what} {row.name!r}: match", pattern)
         for group in sorted({one.group for one in mirrors} - {""}):
             if len({(one.match, one.keep) for one in mirrors if one.group == group}) > 1:
                 self.fault("mirror", f"those of group {group!r} must have the same match and keep")
@@ -219,12 +219,35 @@ class _Reader:
                 self.fault(f"mirror {mirror.name!r}", f"url: {path} and {name} {taken} must lie apart")
         return msgspec.structs.replace(mirror, url=str(path))
 
+    def check_apart(self, mirrors: Sequence[Mirror]) -> None:
+        """Check what mirrors are told: each deletes what it does not know, so none may lie in another."""
+        places = list[tuple[Mirror, tuple[str, ...]]]()
+        for mirror in mirrors:
+            found = list(destination.faults(mirror))
+            for fault in found:
+                self.fault(f"mirror {mirror.name!r}", fault)
+            if not any(fault.startswith("url:") for fault in found):
+                real = mirror.url if is_remote(mirror.url) else str(Path(mirror.url).resolve())
+                places.append((mirror, destination.place(msgspec.structs.replace(mirror, url=real))))
+        for (one, here), (other, there) in combinations(places, 2):
+            if one.name != other.name and destination.overlap(here, there):
+                both = f"mirrors {one.name!r} and {other.name!r}"
+                self.fault(both, f"url: {one.url} and {other.url} must lie apart")
+
     def key(self, signing: Signing, clone: Path) -> Path:
         """The key file, which git must not pick up."""
         key = self.place("signing.key", signing.key)
         if key.resolve().is_relative_to(clone.resolve()):
             self.fault("signing.key", f"{key} is inside the clone; keep the secret key elsewhere")
         return key
+
+
+def _called(where: str, row: Mapping[object, object]) -> str:
+    """How faults call a row of a list of tables: by its name, should it have a proper one."""
+    name = row.get("name")
+    if not where.endswith("]") or not isinstance(name, str) or not re.fullmatch(NAME, name):
+        return where
+    return f"{where.partition('[')[0]} {name!r}"
 
 
 def _words(kind: object) -> list[str]:

@@ -16,6 +16,7 @@ NOUNS = {
     "catalogue",
     "dated",
     "decisions",
+    "destination",
     "errors",
     "headers",
     "image",

@@ -378,7 +378,7 @@ def test_no_percentage(text: str) -> None:
         ),
         pytest.param(
             SITE + SIGNING + '[[mirror]]\nname="a"',
-            "mirror[1].url: is missing, and has no default",
+            "mirror 'a': url: is missing, and has no default",
             id="no mirror URL",
         ),
         pytest.param(
@@ -631,6 +631,8 @@ def test_faults_of_values(config: Config, where: str, value: str, fault: str) ->
     heads = {name: f"[[{name}]]" if name in many else f"[{name}]" for name in lines}
     text = "\n".join(f"{heads[name]}\n" + "\n".join(lines[name]) for name in lines)
     numbered = re.sub(rf"^({'|'.join(many)})\.", r"\1[1].", where)
+    if table in many[1:] and key != "name":
+        numbered = f"{table} 'a': {key}"
     told = {"{ job = ''": "jenkins.gate.job", "{ job = 't'": "jenkins.gate.scope"}
     numbered = next((told[start] for start in told if value.startswith(start)), numbered)
     assert config.faults(text) == (f"publish.toml: {numbered}: {fault}",)
@@ -993,8 +995,164 @@ def test_a_mirror_beside_the_site(config: Config, url: str) -> None:
     assert config.read(f"{SITE}{SIGNING}[[mirror]]\nname = 'eu'\nurl = '{url}'").mirror
 
 
+def mirrors(*rows: str) -> str:
+    """A configuration with mirrors a, b, …; each row begins with the value of its url."""
+    named = zip("abcdef", rows, strict=False)
+    return SITE + SIGNING + "".join(f"[[mirror]]\nname = '{name}'\nurl = {row}\n" for name, row in named)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("m", "m"),
+        ("m", "m/"),
+        ("m", "./m/."),
+        ("m", "m/inside"),
+        ("m/inside", "m"),
+        ("m", "link"),
+        ("m/inside", "link"),
+        ("rsync://h/m/", "rsync://h/m/"),
+        ("rsync://h/m/", "rsync://h/m"),
+        ("rsync://h/m/", "rsync://H:873/m//"),
+        ("rsync://h/m/", "rsync://me@h/m/"),
+        ("rsync://h/m/", "h::m"),
+        ("h::m", "me@H::m/eu"),
+        ("rsync://[::1]:874/m", "rsync://[::1]:874/m/a"),
+        ("h:/m", "H:/m/"),
+        ("h:/m", "h:/m//./x"),
+        ("h:/m", "h:/"),
+        ("me@[::1]:m", "me@[::1]:m/x"),
+        ("h:m", "h:."),
+    ],
+)
+def test_no_mirror_may_lie_in_another(config: Config, one: str, other: str) -> None:
+    """Each would delete what the other one has."""
+    (config.base / "etc/m").mkdir(parents=True)
+    (config.base / "etc/link").symlink_to("m")
+    shown = [url if is_remote(url) else str(config.base / "etc" / url) for url in (one, other)]
+    assert config.faults(mirrors(f"'{one}'", f"'{other}'")) == (
+        f"publish.toml: mirrors 'a' and 'b': url: {shown[0]} and {shown[1]} must lie apart",
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("'m'", "'m2'"),
+        ("'m/a'", "'m/b'"),
+        ("'rsync://h/m'", "'rsync://h/m2'"),
+        ("'rsync://h/m'", "'rsync://h:874/m'"),
+        ("'rsync://h/m'", "'rsync://h2/m'"),
+        ("'rsync://h/m'", "'h:/m'"),
+        ("'h:/m'", "'h:m'"),
+        ("'h:/m'", "'h2:/m'"),
+        ("'a@h:/'", "'b@h:/'"),
+        ("'h:/m'\nssh = '-p 2222'", "'h:/m'\nssh = '-p 2223'"),
+        ("'h:/m'", "'/m'"),
+    ],
+)
+def test_mirrors_that_lie_apart(config: Config, one: str, other: str) -> None:
+    assert len(config.read(mirrors(one, other)).mirror) == 2
+
+
+NO_WAY = "; write rsync://host/module/, user@host:/path/, or a local path"
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("https://h/m/", f"rsync does not understand https://{NO_WAY}"),
+        ("ssh://me@h:2222/m/", f"rsync does not understand ssh://{NO_WAY}"),
+        ("RSYNC://h/m/", f"rsync does not understand RSYNC://{NO_WAY}"),
+        *(
+            (url, f"{url} names no module: write rsync://host/module/")
+            for url in ("rsync://h", "rsync://h/", "rsync://h//m", "rsync://me@h:873/", "h::", "me@h::/m")
+        ),
+        *((url, f"{url} names no directory: write user@host:/path/") for url in ("h:", "me@h:", "[::1]:")),
+        *(
+            (url, "holds a password, and urls are shown: write rsync://user@host/module/ and password_file")
+            for url in ("rsync://me:secret@h/m/", "rsync://:secret@h/m", "me:secret@h::m", "me:secret@h:/m")
+        ),
+        *(
+            (url, f"{url} has no host or port that could be{NO_WAY}")
+            for url in (
+                *("rsync:///m", "rsync://h:/m", "rsync://h:x/m", "rsync://h:0/m", "rsync://h:65536/m"),
+                *(":m", "::m", "me@:/m", "a b:/m", "me@-oX:/m", "rsync://h:99999999999999999999/m"),
+            )
+        ),
+        ("h:/a\\nb", "holds a control character"),
+        ("rsync://h/m\\u0000", "holds a control character"),
+    ],
+)
+def test_an_address_that_could_never_work(config: Config, url: str, fault: str) -> None:
+    (told,) = config.faults(mirrors(f'"{url}"'))
+    assert told == f"publish.toml: mirror 'a': url: {fault}"
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    "url", ["rsync://fe80.example:22/m", "h::m", "me@[fe80::1%eth0]:/m", "h:me@there/x", "me@ad@h:m", "ä:/m"]
+)
+def test_an_address_that_may_work(config: Config, url: str) -> None:
+    (mirror,) = config.read(mirrors(f"'{url}'")).mirror
+    assert mirror.url == url
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("'m'\nssh = '-p 2'", "ssh: is for user@host:/path/ alone, and url is {etc}/m"),
+        ("'rsync://h/m'\nssh = '-p 2'", "ssh: is for user@host:/path/ alone, and url is rsync://h/m"),
+        ("'h:/m'\nssh = \"-i 'a b\"", "ssh: has a quotation mark that is not closed"),
+        ("'h:/m'\nssh = '-i \"'", "ssh: has a quotation mark that is not closed"),
+        (
+            "'h:/m'\npassword_file = 'x'",
+            "password_file: is for rsync://user@host/module/ alone, and url is h:/m",
+        ),
+        (
+            "'m'\npassword_file = 'x'",
+            "password_file: is for rsync://user@host/module/ alone, and url is {etc}/m",
+        ),
+        ("'m'\nca = 'x'", "ca: is for probe, which is not given"),
+        ("'m'\nbandwidth = '0.4K'", "bandwidth: 0.4K is less than the 512 bytes a second that rsync takes"),
+        ("'m'\nbandwidth = 'fast'", "bandwidth: must be bytes a second, like 20M ('fast')"),
+    ],
+)
+def test_what_is_said_of_a_mirror_in_vain(config: Config, row: str, fault: str) -> None:
+    told = f"publish.toml: mirror 'b': {fault.format(etc=config.base / 'etc')}"
+    assert config.faults(mirrors("'other'", row)) == (told,)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "'h:/m'\nssh = '''-i \"a b\" -o X='c \"d' '''",
+        "'me@h::m'\npassword_file = 'x'",
+        "'rsync://h/m'\npassword_file = 'x'",
+        "'m'\nprobe = 'https://h'\nca = 'x'",
+        "'m'\nbandwidth = '0'",
+        "'m'\nbandwidth = '0.5K'",
+        "'m'\nbandwidth = '1'",
+        "'m'\ntimeout = '0s'",
+        "'m'\ngroup = 'alone'",
+    ],
+)
+def test_what_is_said_of_a_mirror_with_a_meaning(config: Config, row: str) -> None:
+    assert config.read(mirrors(row)).mirror
+
+
+def test_a_fault_without_a_proper_name_is_told_by_its_number(config: Config) -> None:
+    row = "[[mirror]]\nurl = 'b'\nflip = 1\n"
+    assert config.faults(SITE + SIGNING + row + row.replace("'b'", "'c'\nname = 'a b'")) == (
+        "publish.toml: mirror[1].name: is missing, and has no default",
+        "publish.toml: mirror[1].flip: expected bool, got int (1)",
+        "publish.toml: mirror[2].name: must be made of letters, digits, '.', '_' and '-' ('a b')",
+        "publish.toml: mirror[2].flip: expected bool, got int (1)",
+    )
+
+
 def test_mirrors_of_one_name_are_told_in_their_order(config: Config) -> None:
-    rows = "".join(f"[[mirror]]\nname = '{name}'\nurl = 'm'\n" for name in "cabxcab")
+    rows = "".join(f"[[mirror]]\nname = '{name}'\nurl = 'm{at}'\n" for at, name in enumerate("cabxcab"))
     assert config.faults(SITE + SIGNING + rows) == tuple(
         f"publish.toml: mirror: two mirrors are called {name!r}; names must differ" for name in "abc"
     )
