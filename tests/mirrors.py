@@ -1,5 +1,6 @@
 """Pushes to mirrors, as a run makes them, and one phase of rsync at a time."""
 
+import os
 import subprocess
 from collections.abc import Collection
 from datetime import datetime
@@ -34,3 +35,20 @@ def phases() -> list[list[str]]:
 def phase(options: list[str], source: Path, target: Path) -> None:
     """One phase, to a directory."""
     subprocess.run(command(options, source.resolve(), Mirror(name="x", url=str(target))), check=True)
+
+
+def shown(tree: Path) -> dict[str, bytes]:
+    """What a web server gives out of a directory: nothing that hides."""
+    found = {}
+    for top, _, names in os.walk(tree, followlinks=True):
+        where = Path(top).relative_to(tree)
+        if not any(part.startswith(".") for part in where.parts):
+            found |= {str(where / name): Path(top, name).read_bytes() for name in names}
+    return found
+
+
+def behind(tree: Path, latest: Path, *, lapsed: bool = False) -> list[str]:
+    """What a mirror shows otherwise than the newest snapshot; beside images that may not have lapsed yet."""
+    newest, there = shown(latest.resolve()), shown(tree)
+    more = {path for path in there.keys() - newest.keys() if lapsed or not path.startswith("images/")}
+    return sorted(more | {path for path, text in newest.items() if there.get(path) != text})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hosts import NAME, Host, Network, children, network
+from mirrors import behind
 from sites import Key, Site, build, files, matrix, wait_for
 from tools import program
 from visitors import Visitor
@@ -25,9 +26,9 @@ from jenkins.controller import Controller
 A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 GRACE = 3  # seconds
 LONG = 90  # seconds, for what takes some of them on a machine that has nothing else to do
-# What each call of rsync that writes is for, in order.
-IN_PLACE = ("mark", "images", "deltas", "lxc index", "streams", "page", "gone images", "gone indexes")
-FLIPPED = ("mark", "images", "deltas", "place", "indexes", "flip", "links", "gone images", "gone indexes")
+# What each call of rsync that writes is for, in order, to a mirror that has been given a tree before.
+IN_PLACE = ("images", "deltas", "lxc index", "streams", "page", "gone images", "gone indexes")
+FLIPPED = ("images", "deltas", "place", "indexes", "flip", "links", "gone images", "gone indexes")
 STRUCK = {False: IN_PLACE, True: ("images", "indexes", "flip", "links", "gone indexes")}
 TROUBLES = ("cut", "slow", "full", "receiver killed", "publisher killed")
 RATES = {"images": 128, "streams": 16, "indexes": 16}  # KiB/s: these phases have a middle
@@ -93,25 +94,12 @@ class World:
                 time.sleep(0.3)
             assert act(host) is not False, phase
 
-    def behind(self, *, lapsed: bool = False) -> list[str]:
-        """The phases of those mirrors that do not show the newest snapshot; beside images that did not lapse."""
-        newest, found = shown(self.site.latest.resolve()), []
-        for phase, host in self.mirrors.items():
-            there = shown(host.tree)
-            more = [path for path in there.keys() - newest.keys() if lapsed or not path.startswith("images/")]
-            if more or not newest.items() <= there.items():
-                found.append(phase)
-        return found
-
-
-def shown(tree: Path) -> dict[str, bytes]:
-    """What a web server gives out of a directory: nothing that hides."""
-    found = {}
-    for top, _, names in os.walk(tree, followlinks=True):
-        where = os.path.relpath(top, tree)
-        if not any(part.startswith(".") and part != "." for part in where.split("/")):
-            found |= {f"{where}/{name}": Path(top, name).read_bytes() for name in names}
-    return found
+    def behind(self, *, lapsed: bool = False) -> dict[str, list[str]]:
+        """What is not there as in the newest snapshot, by the mirror's phase."""
+        found = {
+            phase: behind(host.tree, self.site.latest, lapsed=lapsed) for phase, host in self.mirrors.items()
+        }
+        return {phase: paths for phase, paths in found.items() if paths}
 
 
 @pytest.fixture(scope="module", params=["in place by rsyncd", "flipped over ssh"])
@@ -122,8 +110,6 @@ def world(
     base = tmp_path_factory.mktemp("world")
     with network(base / "network") as net, ExitStack() as running:
         origin, client = net.host("origin"), net.host("client")
-        # A sender that waits feeds its own time-out with keep-alives; the kernel's is about 15 minutes.
-        origin.run("sh", "-c", "echo 3 > /proc/sys/net/ipv4/tcp_retries2")
         ci = Controller(base / "jenkins")
         server = running.enter_context(origin.call(lambda: standin.serve(ci)))
         site = Site(base, server, key, inside=origin.inside, lines=f'keep = 1\ngrace = "{GRACE}s"')
@@ -142,6 +128,13 @@ def world(
             host.sshd() if flip else host.rsyncd({"images": host.disk / "tree"})
         new_build(site, A, B)
         site.publish(env=made.env)
+        for host in mirrors.values():
+            (made.wrapper / f"count-{host.address}").unlink()
+        new_build(site, A)
+        site.publish(env=made.env)
+        for host in mirrors.values():
+            calls = int((made.wrapper / f"count-{host.address}").read_text())
+            assert calls == len(FLIPPED if flip else IN_PLACE), "a phase has been added, or is gone"
         for n, (phase, host) in enumerate(mirrors.items()):
             visitor = Visitor(phase, [host], client, net.ca, key.public, GRACE, strict=flip, seed=n)
             made.visitors.append(running.enter_context(visitor))
@@ -186,7 +179,7 @@ def test_trouble_in_every_phase(world: World, trouble: str) -> None:
     )
     assert code == {"slow": 0, "publisher killed": -9}.get(trouble, 1)
     world.site.publish(env=world.env)
-    assert world.behind() == []
+    assert world.behind() == {}
     for visitor, rounds in zip(world.visitors, before, strict=True):
         wait_for(lambda: visitor.counts.rounds > rounds + 1 or visitor.faults)  # noqa: B023 - now
         assert visitor.faults == []
@@ -197,7 +190,7 @@ def test_at_last_nothing_is_left_of_it(world: World) -> None:
     """What lapsed goes; a signature that was out of step with its index for a moment is not any more."""
     time.sleep(GRACE + 1)
     world.site.publish(env=world.env)
-    assert world.behind(lapsed=True) == []
+    assert world.behind(lapsed=True) == {}
     for visitor in world.visitors:
         wait_for(lambda: not visitor.open)  # noqa: B023 - now
         assert visitor.faults == []

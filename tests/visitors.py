@@ -219,7 +219,8 @@ class Visitor:
                 if status == 200:
                     return body
                 if time.monotonic() < until and not path.startswith(tuple(self.spare) or ("\0",)):
-                    self._fault(path, f"{status} from {host.name}")
+                    since = until - self.hold - self._born
+                    self._fault(path, f"{status} from {host.name}; an index of {since:.2f} s named it")
                 return None
         raise AwayError
 
