@@ -6,6 +6,7 @@ lock that all share who wait; what can go on later makes way for them.
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ class Turns:
         self._layout, self._say = layout, say
         self._lock: int | None = None
         self._since = 0.0
+        self._asking = threading.Lock()
 
     def take(self) -> int:
         """Take the lock, waiting for another run to end; the descriptor to hand to children."""
@@ -43,7 +45,7 @@ class Turns:
         """Whether another run waits, and this one has had its turn, of so many seconds at most."""
         if time.monotonic() < self._since + min(TURN, turn):
             return False
-        with self._knocking() as knock:
+        with self._asking, self._knocking() as knock:  # two threads that ask at once would find each other
             try:
                 fcntl.flock(knock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

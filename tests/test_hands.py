@@ -193,7 +193,9 @@ def test_withdrawn_at_once_says_where_it_failed_and_goes_on_later(three: Site) -
     three.configure()
     out = said(three, "withdraw", "--now", f"{A}/{new}", code=1)
     assert re.search(r"mirror:gone +failed: rsync ended with code \d+", out)
-    assert re.search(r"not everywhere \(latest shows 20.*\), see mirror:gone; the next publish tries again", out)
+    assert re.search(
+        r"not everywhere \(latest shows 20.*\), see mirror:gone; the next publish tries again", out
+    )
     assert places(three, A, new) == []
     three.publish(code=1)
 
