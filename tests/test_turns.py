@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from tasks.layout import Layout
 from tasks.turns import Turns
-Turns(Layout(Path(sys.argv[1])), lambda *_: None).take()
+Turns(Layout(Path(sys.argv[1])), lambda *_: print("waits", flush=True)).take()
 Path(sys.argv[1], "mine").touch()
 sys.stdin.read()
 """
@@ -38,11 +39,17 @@ def test_whoever_waits_has_the_lock_before_it_is_taken_again(tmp_path: Path) -> 
     turns.take()
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     waiters = [
-        subprocess.Popen([sys.executable, "-c", WAITER, tmp_path], env=env, stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", WAITER, tmp_path], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         for _ in "ab"
     ]
     try:
+        for waiter in waiters:
+            assert waiter.stdout
+            assert waiter.stdout.readline() == b"waits\n"
         wait_for(lambda: turns.is_over(0))
+        time.sleep(0.5)  # what they say, they are about to do
         assert not turns.is_over(60), "it has had no minute yet"
         assert not (tmp_path / "mine").exists()
         with ThreadPoolExecutor(1) as pool:
@@ -58,6 +65,7 @@ def test_whoever_waits_has_the_lock_before_it_is_taken_again(tmp_path: Path) -> 
     finally:
         for waiter in waiters:
             waiter.kill()
-            waiter.wait()
+            with waiter:  # closes its pipes, and waits
+                pass
     assert said == ["makes way for another run, and goes on after it"]
     assert not turns.is_over(0)
