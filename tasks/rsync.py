@@ -22,7 +22,7 @@ MISSING = "code 23"  # rsync's «partial transfer»: here, that what was asked f
 # start, and ssh's own end: all of these may be the network's, or a machine's that is just starting.
 PASSING = {f"code {code}" for code in (5, 10, 12, 30, 35, 255)}
 LASTING = ("auth failed", "Unknown module", "rrsync error")  # what no waiting mends, of the same codes
-SMALL, LARGEST = "64K", "256M"  # of what is read there; larger is not of our making
+SMALL, LARGEST = 64 << 10, 256 << 20  # bytes of what is read there; larger is not of our making
 Way = Callable[[], bool]
 ALIVE = 3  # times that ssh asks whether the other side is there, before it ends
 
@@ -59,24 +59,23 @@ class Rsync:
 
     def fetch(self, options: Sequence[str], target: Path, below: str = "") -> None:
         """Bring what the options choose from the mirror, without links; what is not there does not come."""
-        argv = [*_start(self._mirror), "--recursive", f"--max-size={LARGEST}", *options]
+        self._bring(["--recursive", f"--max-size={LARGEST}", *options], below, f"{target}/")
+
+    def _bring(self, options: Sequence[str], name: str, target: str) -> None:
         try:
-            self._run([*argv, "--", _place(self._mirror, below), f"{target}/"])
+            self._run([*_start(self._mirror), *options, "--", _place(self._mirror, name), target])
         except ProgramFailed as error:
             if not _is_missing(error):
                 raise
 
     def read(self, name: str) -> str | None:
         """A small text there, None where there is none; raises ProgramFailed."""
+        if not is_remote(self._mirror.url):
+            return _small_text(Path(self._mirror.url, name))
         with tempfile.TemporaryDirectory() as directory:
             target = Path(directory, "read")
-            size = f"--max-size={SMALL}"
-            try:
-                self._run([*_start(self._mirror), size, "--", _place(self._mirror, name), str(target)])
-            except ProgramFailed as error:
-                if not _is_missing(error):
-                    raise
-            return target.read_text(errors="replace") if target.is_file() else None
+            self._bring([f"--max-size={SMALL}"], name, str(target))
+            return _small_text(target)
 
     def is_empty(self) -> bool:
         """Whether nothing lies there; raises ProgramFailed."""
@@ -161,6 +160,11 @@ def _start(mirror: Mirror) -> list[str]:
             asking = f" -o ServerAliveInterval={every} -o ServerAliveCountMax={ALIVE}"
         words += [f"--rsh={shell} {mirror.ssh} -o BatchMode=yes -o ConnectTimeout={connect}{asking}"]
     return words
+
+
+def _small_text(path: Path) -> str | None:
+    is_one = path.is_file() and path.stat().st_size <= SMALL
+    return path.read_text(errors="replace") if is_one else None
 
 
 def _is_missing(error: ProgramFailed) -> bool:
