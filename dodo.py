@@ -3,8 +3,7 @@
 poll asks Jenkins what is new; image:<os>/<release>/<arch>/<variant> fetches, checks, signs and places one
 image; prune removes what has lapsed; upstream brings other servers' files; collect decides what is listed;
 streams and lxc_index write what clients read; proof reads it as they do; page is for people; snapshot shows
-the tree, frozen; purge takes out of all what was withdrawn at once; mirror:<name> hands it to rsync;
-publish is the whole of it.
+the tree, frozen; purge takes out what was withdrawn at once; mirror:<name> hands it to rsync; publish is all.
 """
 
 from collections.abc import Iterator
@@ -136,7 +135,7 @@ def task_purge() -> dict[str, object]:
 
 
 @task_params(ADOPT)
-def task_mirror(adopt: str) -> Tasks:
+def task_mirror(adopt: list[str]) -> Tasks:
     """Make the mirrors equal to the newest snapshot."""
     run.adopting(adopt)
     yield {"name": None, "doc": "Make every mirror equal to the newest snapshot."}
@@ -144,6 +143,7 @@ def task_mirror(adopt: str) -> Tasks:
         yield {
             "name": one.name,
             "doc": one.url,
+            "params": ADOPT,
             "actions": step(show.push, one),
             "task_dep": ["purge"],
             "uptodate": [asked(show.is_mirrored, one)],

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from doit import task_params
 from doit.exceptions import TaskFailed
 
-from tasks import demo, files, frozen, preview, report, runtime
+from tasks import config, demo, files, frozen, preview, report, runtime
 from tasks.errors import SettingsError
 from tasks.exposure import Exposure
 from tasks.image import Product
@@ -245,22 +245,27 @@ KEY = {
 }
 
 
-@task_params([KEY, _option("mirror", "a mirror, held against what is served, byte by byte")])
-def task_verify(key: list[str], mirror: str) -> Iterator[dict[str, object]]:
+@task_params([KEY, _option("mirror", "a mirror, held against what is served, byte by byte", list, [])])
+def task_verify(key: list[str], mirror: list[str]) -> Iterator[dict[str, object]]:
     """Hash what is served again and check every signature and index; changes nothing."""
 
-    def compare() -> str | TaskFailed:
-        found = Exposure(runtime.current()).compare(mirror)
+    def compare(name: str) -> str | TaskFailed:
+        run = runtime.current()
+        if faults := list(config.unreadable(one for one in run.settings.mirror if one.name == name)):
+            raise SettingsError(faults)
+        found = Exposure(run).compare(name)
         for line in found:
             _say(line)
         if not found:
-            return f"mirror {mirror} is, byte for byte, what it should be"
-        again = f"doit mirror --adopt={mirror} brings it again, byte by byte"
-        return TaskFailed(f"mirror {mirror}: {counted(len(found), 'fault')}; {again}")
+            return f"mirror {name} is, byte for byte, what it should be"
+        again = f"doit mirror --adopt={name} brings it again, byte by byte"
+        return TaskFailed(f"mirror {name}: {counted(len(found), 'fault')}; {again}")
 
     def act() -> str | TaskFailed:
+        if len(mirror) > 1:
+            raise SettingsError([f"--mirror={' --mirror='.join(mirror)}: one at a time"])
         if mirror:
-            return compare()
+            return compare(*mirror)
         from tasks.sign import verifier  # noqa: PLC0415 - only this command needs both
         from tasks.verify import verify  # noqa: PLC0415 - as above
 

@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
@@ -60,6 +60,28 @@ def text_of(path: Path) -> str:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"{path.name}: {error}"]) from error
+
+
+def unreadable(mirrors: Iterable[Mirror]) -> Iterator[str]:
+    """What rsync or the probe would not read of the files that are named for mirrors, a line each.
+
+    Asked when they are needed: who only looks may read neither. What rsync says of a password's file is in
+    getpassf() of its authenticate.c.
+    """
+    for mirror in mirrors:
+        for key, path in {"password_file": mirror.password_file, "ca": mirror.ca}.items():
+            where = f"mirror {mirror.name!r}: {key}"
+            try:
+                if path:
+                    path.open("rb").close()
+                if key == "password_file" and path:
+                    seen = path.stat()
+                    if seen.st_mode & 0o006:
+                        yield f"{where}: is open to others, and rsync refuses it: chmod o= {path}"
+                    if os.geteuid() == 0 != seen.st_uid:
+                        yield f"{where}: {path} is not root's, who runs this, and rsync refuses it"
+            except OSError as error:
+                yield f"{where}: cannot read {path}: {error.strerror}"
 
 
 class _Reader:

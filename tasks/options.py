@@ -1,10 +1,12 @@
 """What the command line of ``publish`` and ``mirror`` may say (glue: doit's parameters, and their record)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from doit.exceptions import InvalidCommand
 
 from tasks.errors import SettingsError
+from tasks.settings import Mirror
 
 OPTIONS = [
     {"name": "job", "long": "job", "default": "", "help": "poll this Jenkins job alone (JOB_NAME)"},
@@ -31,7 +33,13 @@ OPTIONS = [
     },
 ]
 ADOPT = [
-    {"name": "adopt", "long": "adopt", "default": "", "help": "take over this mirror, whatever lies there"}
+    {
+        "name": "adopt",
+        "long": "adopt",
+        "type": list,
+        "default": [],
+        "help": "take over this mirror, whatever lies there",
+    }
 ]
 
 
@@ -42,6 +50,30 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     build: int = 0
     wait: int = 0
     allow_shrink: bool = False
+
+
+def adopted(options: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """What was said after ``mirror:NAME``, which doit keeps for that task; raises InvalidCommand: exit 3."""
+    found = list[str]()
+    for task, told in options.items():
+        names = told.get("adopt", []) if task.startswith("mirror:") else []
+        if {*names} - {"", task.removeprefix("mirror:")}:
+            raise InvalidCommand(f"{task} --adopt={' --adopt='.join(names)}: is another mirror")
+        found += names
+    return found
+
+
+def pushed(selected: Collection[str], mirrors: Iterable[Mirror]) -> list[Mirror]:
+    """The mirrors that these tasks push to."""
+    every = not {"publish", "mirror"}.isdisjoint(selected)
+    return [one for one in mirrors if every or f"mirror:{one.name}" in selected]
+
+
+def vain(selected: Collection[str]) -> Iterator[str]:
+    """What these tasks would not do together, though it looks so."""
+    if "verify" in selected and (asked := [name for name in selected if name.split(":")[0] == "mirror"]):
+        name = asked[0].partition(":")[2] or "NAME"
+        yield f"verify {asked[0]} would verify what is here, and push: doit verify --mirror={name}"
 
 
 def inside_own_build(job: str, build: int, environment: Mapping[str, str]) -> None:

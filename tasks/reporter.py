@@ -16,6 +16,7 @@ from doit.exceptions import BaseFail, InvalidTask, TaskError, TaskFailed, UnmetD
 
 from tasks import files
 from tasks.errors import PublishError, SettingsError
+from tasks.options import adopted
 from tasks.runtime import Run, guarded
 from tasks.state import encode
 
@@ -121,11 +122,11 @@ class Reporter:
         except OSError:  # nobody reads any more (``| head``), or a full disk: no reason to stop publishing
             self._out = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for the rest of the process
 
-    def initialize(self, tasks: object, selected_tasks: Iterable[str]) -> None:
+    def initialize(self, tasks: Mapping[str, Any], selected_tasks: Iterable[str]) -> None:
         """Called by ``doit run`` alone, before anything else."""
-        del tasks
         os.umask(0o022)
         self.run.selected = tuple(selected_tasks)
+        self.run.adopting(adopted({name: tasks[name].options or {} for name in self.run.selected}))
         self.run.prepare()
         self._ready = True
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

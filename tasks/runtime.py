@@ -6,7 +6,7 @@ Only dodo.py and the modules of this sort know doit.
 import os
 import pwd
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -29,7 +29,7 @@ from tasks.errors import PublishError, SettingsError, UpstreamError
 from tasks.image import SUMS, Image, Product
 from tasks.journal import Journal
 from tasks.layout import Layout
-from tasks.options import Options, inside_own_build
+from tasks.options import Options, inside_own_build, pushed, vain
 from tasks.plan import Wish
 from tasks.settings import Settings, Share
 from tasks.state import PRIVATE, Failure, Ledger, Offers, decisions, load, load_all, save
@@ -123,6 +123,8 @@ class Run:
             raise InvalidCommand(
                 f"signing.key: {signing.key} is neither a file nor a fingerprint without blanks"
             )
+        if faults := [*vain(self.selected), *config.unreadable(pushed(self.selected, self.settings.mirror))]:
+            raise InvalidCommand("\n".join(faults))
         if READ_ONLY.issuperset(self.selected):
             Journal.read_only = True
             return
@@ -338,12 +340,15 @@ class Run:
         failed = said.startswith(("failed:", "rejected:", "waits for ")) and "publish" not in self.selected
         return TaskFailed(said) if failed else said
 
-    def adopting(self, name: str) -> None:
+    def adopting(self, names: Sequence[str]) -> None:
         """Take ``--adopt`` of the command line; raises InvalidDodoFile: exit 3."""
-        names = [mirror.name for mirror in self.settings.mirror]
-        if name and name not in names:
-            raise InvalidDodoFile(f"--adopt={name}: the mirrors are {', '.join(names) or 'none'}")
-        self.adopted = name
+        known = [mirror.name for mirror in self.settings.mirror]
+        if unknown := [name for name in names if name not in known]:
+            raise InvalidDodoFile(f"--adopt={unknown[0]}: the mirrors are {', '.join(known) or 'none'}")
+        names = [*names, *([self.adopted] if self.adopted else [])]
+        if len(names) > 1:
+            raise InvalidDodoFile(f"--adopt={' --adopt='.join(names)}: one at a time")
+        self.adopted = "".join(names)
 
     @guarded
     def is_flawless(self) -> bool:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mirrors import phase, phases, push, terms
 from sites import Site, build, matrix
 from tools import need
 
+from tasks.config import unreadable
 from tasks.errors import TreeError
 from tasks.layout import Layout
 from tasks.mirrored import is_current
@@ -178,6 +180,80 @@ def test_nothing_is_deleted_where_the_tree_is_not_ours(two: Site, tmp_path: Path
         assert two.doit("mirror", "--adopt=eu1").code == 0
         assert content(other) == content(two.latest)
         assert two.publish().executed == ["poll"]
+
+
+def test_a_mirror_alone_is_taken_over_by_the_same_option(two: Site) -> None:
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n[[mirror]]\nname = "eu2"\nurl = "other"\n'
+    for there in (two.mirror, two.base / "other"):
+        there.mkdir()
+        (there / "foreign").touch()
+    two.publish(code=2)
+    assert two.doit("mirror:eu1", "--adopt=eu1").code == 0
+    assert content(two.mirror) == content(two.latest)
+    assert content(two.base / "other") == {"foreign": b""}
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("mirror --adopt=", "--adopt=: the mirrors are eu1, eu2"),
+        ("mirror:eu1 --adopt=", "--adopt=: the mirrors are eu1, eu2"),
+        ("mirror --adopt=eu1 --adopt=eu2", "--adopt=eu1 --adopt=eu2: one at a time"),
+        ("mirror --adopt=eu1 mirror:eu2 --adopt=eu2", "--adopt=eu2 --adopt=eu1: one at a time"),
+        ("mirror:eu1 --adopt=eu2", "mirror:eu1 --adopt=eu2: is another mirror"),
+        ("verify --mirror=", "--mirror=: the mirrors are eu1, eu2"),
+        ("verify --mirror=eu1 --mirror=eu2", "--mirror=eu1 --mirror=eu2: one at a time"),
+        *(
+            (both, "verify mirror:eu1 would verify what is here, and push: doit verify --mirror=eu1")
+            for both in ("verify mirror:eu1", "mirror:eu1 verify")
+        ),
+        ("mirror verify", "verify mirror would verify what is here, and push: doit verify --mirror=NAME"),
+    ],
+)
+def test_a_command_that_names_no_one_mirror_is_refused(two: Site, command: str, line: str) -> None:
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n[[mirror]]\nname = "eu2"\nurl = "other"\n'
+    result = two.doit(*command.split())
+    assert (result.code, result.out, result.err) == (3, "", f"ERROR: {line}\n")
+    assert not two.mirror.exists()
+
+
+def test_files_for_a_mirror_that_nobody_could_read_are_named_before_anything_is_done(two: Site) -> None:
+    two.more = '[[mirror]]\nname = "eu1"\nurl = "mirror"\n'
+    two.publish()
+    password = two.base / "password"
+    two.more += '[[mirror]]\nname = "eu2"\nurl = "h::m"\npassword_file = "password"\n'
+    two.more += 'probe = "https://h"\nca = "none"\n'
+    two.configure()
+    lines = [
+        f"mirror 'eu2': password_file: cannot read {password}: No such file or directory\n",
+        f"mirror 'eu2': ca: cannot read {two.base}/none: No such file or directory\n",
+    ]
+    for command in ("publish", "mirror", "mirror:eu2", "verify --mirror=eu2"):
+        result = two.doit(*command.split())
+        assert (result.code, result.out, result.err) == (3, "", f"ERROR: {''.join(lines)}"), command
+    password.write_text("secret\n")
+    password.chmod(0o604)
+    result = two.doit("mirror:eu2")
+    lines[0] = f"mirror 'eu2': password_file: is open to others, and rsync refuses it: chmod o= {password}\n"
+    assert (result.code, result.err) == (3, f"ERROR: {''.join(lines)}")
+    for command in ("status", "mirror:eu1", "verify --mirror=eu1", "verify"):
+        assert two.doit(*command.split()).code == 0, "it needs neither"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604, 0o602])
+def test_a_password_is_refused_as_rsync_does(tmp_path: Path, mode: int) -> None:
+    need("rsync")
+    path, secrets = tmp_path / "password", tmp_path / "secrets"
+    path.write_text("secret\n")
+    path.chmod(mode)
+    secrets.write_text("me:secret\n")
+    secrets.chmod(0o600)
+    config = f"[m]\npath = {tmp_path}\nuse chroot = no\nauth users = me\nsecrets file = {secrets}\n"
+    with servers.rsyncd_as(config, tmp_path) as url:
+        mirror = Mirror(name="eu1", url=f"{url.replace('//', '//me@')}/m/", password_file=path)
+        argv = ["rsync", f"--password-file={path}", mirror.url]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert bool([*unreadable([mirror])]) == ("other-accessible" in done.stderr)
 
 
 def test_a_mirror_that_is_not_mounted_is_not_filled(two: Site) -> None:
