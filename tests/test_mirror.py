@@ -11,7 +11,7 @@ import pytest
 import servers
 from mirrors import phase, phases, push, terms
 from sites import Site, build, matrix
-from tools import need
+from tools import need, need_root
 
 from tasks.config import unreadable
 from tasks.errors import TreeError
@@ -240,12 +240,15 @@ def test_files_for_a_mirror_that_nobody_could_read_are_named_before_anything_is_
         assert two.doit(*command.split()).code == 0, "it needs neither"
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604, 0o602])
-def test_a_password_is_refused_as_rsync_does(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize(("mode", "owner"), [(0o600, 0), (0o640, 0), (0o604, 0), (0o602, 0), (0o600, 1)])
+def test_a_password_is_refused_as_rsync_does(tmp_path: Path, mode: int, owner: int) -> None:
     need("rsync")
+    if owner:
+        need_root("another user's file takes root; run pytest as root")
     path, secrets = tmp_path / "password", tmp_path / "secrets"
     path.write_text("secret\n")
     path.chmod(mode)
+    os.chown(path, owner or os.geteuid(), -1)
     secrets.write_text("me:secret\n")
     secrets.chmod(0o600)
     config = f"[m]\npath = {tmp_path}\nuse chroot = no\nauth users = me\nsecrets file = {secrets}\n"
@@ -253,7 +256,8 @@ def test_a_password_is_refused_as_rsync_does(tmp_path: Path, mode: int) -> None:
         mirror = Mirror(name="eu1", url=f"{url.replace('//', '//me@')}/m/", password_file=path)
         argv = ["rsync", f"--password-file={path}", mirror.url]
         done = subprocess.run(argv, check=False, capture_output=True, text=True)
-    assert bool([*unreadable([mirror])]) == ("other-accessible" in done.stderr)
+    refused = any(why in done.stderr for why in ("other-accessible", "must be owned by root"))
+    assert (bool([*unreadable([mirror])]), refused) == (mode & 0o006 != 0 or owner != 0,) * 2, done.stderr
 
 
 def test_a_mirror_that_is_not_mounted_is_not_filled(two: Site) -> None:
