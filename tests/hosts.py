@@ -11,9 +11,9 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -73,16 +73,8 @@ class Space:
 
     def call(self, act: Callable[[], T]) -> T:
         """Call a function whose sockets shall be here."""
-        made: list[T] = []
-
-        def within() -> None:
-            self.enter()
-            made.append(act())
-
-        thread = threading.Thread(target=within)
-        thread.start()
-        thread.join()
-        return made[0]
+        with ThreadPoolExecutor(1, initializer=self.enter) as thread:
+            return thread.submit(act).result()
 
 
 class Host(Space):
