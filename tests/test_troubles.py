@@ -27,9 +27,21 @@ A, B = "tiny/1/amd64/default", "tiny/1/arm64/default"
 GRACE = 3  # seconds
 LONG = 90  # seconds, for what takes some of them on a machine that has nothing else to do
 # What each call of rsync that writes is for, in order, to a mirror that has been given a tree before.
-IN_PLACE = ("images", "deltas", "lxc index", "streams", "page", "gone images", "gone indexes")
-FLIPPED = ("images", "deltas", "place", "indexes", "flip", "links", "gone images", "gone indexes")
+IN_PLACE = ("images", "upstreams", "deltas", "lxc index", "streams", "page", "gone images", "gone indexes")
+FLIPPED = (
+    "images",
+    "upstreams",
+    "deltas",
+    "place",
+    "indexes",
+    "flip",
+    "links",
+    "gone images",
+    "gone indexes",
+    "gone links",
+)
 STRUCK = {False: IN_PLACE, True: ("images", "indexes", "flip", "links", "gone indexes")}
+LINKS = {"flip", "links"}
 TROUBLES = ("cut", "slow", "full", "receiver killed", "publisher killed")
 RATES = {"images": 128, "streams": 16, "indexes": 16}  # KiB/s: these phases have a middle
 SLOW = 2  # KiB/s, for those that carry next to nothing
@@ -134,7 +146,7 @@ def world(
         site.publish(env=made.env)
         for host in mirrors.values():
             calls = int((made.wrapper / f"count-{host.address}").read_text())
-            assert calls == len(FLIPPED if flip else IN_PLACE), "a phase has been added, or is gone"
+            assert calls == len(FLIPPED if flip else IN_PLACE), "tasks/mirror.py has other phases by now"
         for n, (phase, host) in enumerate(mirrors.items()):
             visitor = Visitor(phase, [host], client, net.ca, key.public, GRACE, strict=flip, seed=n)
             made.visitors.append(running.enter_context(visitor))
