@@ -185,10 +185,12 @@ def test_trouble_in_every_phase(world: World, trouble: str) -> None:
     before = [visitor.counts.rounds for visitor in world.visitors]
     new_build(world.site, A)
     code, failed = publish_with(world, trouble)
-    bringing = {phase for phase in world.mirrors if not phase.startswith("gone")}
-    assert failed == {"slow": set(), "full": bringing, "publisher killed": set()}.get(
-        trouble, set(world.mirrors)
-    )
+    every = set(world.mirrors)
+    if trouble == "full":  # what goes takes no room, and links may take none
+        taking = {phase for phase in every if not phase.startswith("gone")}
+        assert taking - LINKS <= failed <= taking
+    else:
+        assert failed == {"slow": set(), "publisher killed": set()}.get(trouble, every)
     assert code == {"slow": 0, "publisher killed": -9}.get(trouble, 1)
     world.site.publish(env=world.env)
     assert world.behind() == {}
