@@ -92,7 +92,7 @@ def test_it_knows_what_time_alone_brings(four: Site) -> None:
     assert f"expired: {lapsing}, which no index has named for site.grace" in out
     assert len(re.findall(r"^expired: snapshot 20", out, re.MULTILINE)) == 1
     assert "behind: mirror far has nothing yet\n" in out
-    assert "behind: mirror near still has 1 lapsed or withdrawn image\n" in out
+    assert "behind: mirror near still has 1 lapsed image\n" in out
 
 
 def test_it_says_what_a_mirror_has_that_is_behind(four: Site) -> None:
@@ -101,10 +101,10 @@ def test_it_says_what_a_mirror_has_that_is_behind(four: Site) -> None:
     there = json.loads(path.read_text())
     (lapsing,) = there["lapsing"]
     path.write_text(json.dumps({**there, "lapsing": {lapsing: 1}}))
-    assert "behind: mirror near still has 1 lapsed or withdrawn image\n" in four.doit("plan").out
+    assert "behind: mirror near still has 1 lapsed image\n" in four.doit("plan").out
     path.write_text(json.dumps({**there, "failed": "no route"}))
     out = four.doit("plan").out
-    assert f"behind: mirror near has {there['snapshot']}, and failed: no route\n" in out
+    assert f"behind: mirror near has {there['snapshot']}; it failed: no route\n" in out
     path.write_text(json.dumps({**there, "snapshot": "20200101-0000.0"}))
     assert "behind: mirror near has 20200101-0000.0\n" in four.doit("plan").out
 
