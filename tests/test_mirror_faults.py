@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import pytest
 import servers
 import sites
 from mirrors import push, terms
+from msgspec.structs import replace
 from sites import Site, build, wait_for
 from test_fleet import NOW, A, flipped, index, read, two
 from tools import need, program
 
-from tasks.errors import TreeError
+from tasks.errors import MadeWay, TreeError
 from tasks.fleet import Fleet
 from tasks.layout import Layout
-from tasks.mirror import Push, whole
+from tasks.mirror import PARTLY, Push, whole
 from tasks.mirrored import is_away, record
 from tasks.rsync import Rsync, is_daemon
 from tasks.settings import Mirror, Span
@@ -265,3 +267,36 @@ def test_one_that_waits_for_its_group_says_so_by_its_exit_code(two: Site) -> Non
     assert re.search(
         r"mirror:eu1 +waits for eu2, of its group, until .* UTC at most; the images are there", said.out
     )
+
+
+def test_what_came_of_a_file_does_not_come_again(two: Site, tmp_path: Path) -> None:
+    """rsync was killed in the middle of it; the daemon's log says how many bytes came then."""
+    two.mirror.mkdir()
+    size = 8 << 20
+    build(two.ci, A, content={A: sites.files(A, payload=os.urandom(size))})
+    two.publish()
+    ids = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+    logged = "transfer logging = yes\nlog format = came %f %b\n"
+    module = f"[images]\npath = {two.mirror}\nread only = no\nuse chroot = no\n{logged}{ids}"
+    with servers.rsyncd_as(module, tmp_path) as url:
+        slow = Mirror(name="eu1", url=f"{url}/images/", bandwidth="1M", retries=0)
+        run = Rsync(slow)
+        with pytest.raises(MadeWay):
+            run.push([PARTLY], two.latest.resolve(), way=lambda: _largest(two.mirror) > size // 3)
+        half = f"images/{A}/*/.partial/rootfs.squashfs"
+        wait_for(lambda: any(two.mirror.glob(half)))
+        came = next(two.mirror.glob(half)).stat().st_size
+        Rsync(replace(slow, bandwidth="")).push([PARTLY], two.latest.resolve())
+        (log,) = tmp_path.glob("rsyncd*/rsyncd.log")
+        (bytes_,) = re.findall(rf"came images/{A}/\S+/rootfs.squashfs (\d+)", log.read_text())
+    assert size // 3 < came
+    assert int(bytes_) < size - came + (64 << 10)
+    assert read(two.mirror) == read(two.latest)
+
+
+def _largest(top: Path) -> int:
+    sizes = [0]
+    for path in top.rglob("*rootfs.squashfs*"):
+        with suppress(FileNotFoundError):  # it has its name by now
+            sizes.append(path.stat().st_size)
+    return max(sizes)
