@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from math import ceil
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -142,7 +141,7 @@ class Push:
         else:
             for phase in named():
                 self._rsync.push(phase, self._source.indexes)
-        now = ceil(self._terms.clock().timestamp())  # never too early
+        now = int(self._terms.clock().timestamp())
         seen, was = {*before.listed}, (before.snapshot, before.shape)
         gone = (seen | {*before.lapsing}) - self._source.listed
         known = replace(
