@@ -101,7 +101,7 @@ def named() -> list[list[str]]:
 
 
 class Push:
-    """One push to one mirror; its three parts raise ProgramFailed, TreeError, UpstreamError or OSError."""
+    """One push to one mirror; its four parts raise ProgramFailed, TreeError, UpstreamError or OSError."""
 
     def __init__(self, mirror: Mirror, source: Source, terms: Terms, *, adopt: bool = False) -> None:
         self.mirror, self._source, self._terms, self._adopt = mirror, source, terms, adopt
