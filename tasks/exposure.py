@@ -14,7 +14,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from tasks import files, frozen, indexes, preview, prune, purge, snapshot, tree, trees
 from tasks.errors import MadeWay, PublishError, SettingsError, TreeError
-from tasks.fleet import Fleet, source
+from tasks.fleet import Fleet, part_of
 from tasks.layout import KEY, PAGE, PROTOCOLS
 from tasks.mirrored import Terms, behind
 from tasks.overlay import TOP
@@ -38,7 +38,7 @@ class Exposure:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._layout, self._settings = run.layout, run.settings
-        self._fleet = Fleet(run.settings.mirror, partial(source, run.layout, run.settings, run.signer))
+        self._fleet = Fleet(run.settings.mirror, partial(part_of, run.layout, run.settings, run.signer))
 
     @property
     def lxc(self) -> Lxc:
@@ -289,7 +289,7 @@ class Exposure:
         """What is not as it should be on a mirror, a line each; raises SettingsError for one that is none."""
         if name not in (names := {one.name: one for one in self._settings.mirror}):
             raise SettingsError([f"--mirror={name}: the mirrors are {', '.join(names) or 'none'}"])
-        asked = partial(source, self._layout, self._settings, None)  # makes and signs nothing
+        asked = partial(part_of, self._layout, self._settings, None)  # makes and signs nothing
         return Fleet(self._settings.mirror, asked).compare(names[name], self._terms())
 
     def _terms(self, *keep: int) -> Terms:

@@ -25,12 +25,20 @@ AT_ONCE = 8  # pushes, or groups: more would only share one line
 Said = dict[str, str | PublishError | OSError]
 
 
-def source(layout: Layout, settings: Settings, signer: "Callable[[], Signer] | None", one: Mirror) -> Source:
-    """What a mirror is to get; without a signer, by the indexes that it got last.
+Part = Callable[[Source, Mirror], Source]
+
+
+def part_of(
+    layout: Layout,
+    settings: Settings,
+    signer: "Callable[[], Signer] | None",
+    every: Source,
+    one: Mirror,
+) -> Source:
+    """What of a snapshot a mirror is to get; without a signer, by the indexes that it got last.
 
     Raises ProofError when that would be nothing, or no client could read it.
     """
-    every = whole(layout)
     if not one.is_partial:
         return every
     from tasks import partial as part  # noqa: PLC0415 - few have such a mirror
@@ -46,8 +54,8 @@ def source(layout: Layout, settings: Settings, signer: "Callable[[], Signer] | N
 class Fleet:
     """The mirrors of one run."""
 
-    def __init__(self, mirrors: Sequence[Mirror], source: Callable[[Mirror], Source]) -> None:
-        self._mirrors, self._source = mirrors, source
+    def __init__(self, mirrors: Sequence[Mirror], part: Part = lambda every, _: every) -> None:
+        self._mirrors, self._part = mirrors, part
         self._said: Said = {}  # what became of a push that nobody asked for yet
 
     def others(self, one: Mirror) -> list[Mirror]:
@@ -82,13 +90,14 @@ class Fleet:
         if not known.snapshot:
             raise TreeError(f"mirror {one.name} has nothing yet, as far as is known here")
         late = [f"{known.snapshot} is there, {newest} is the newest"] if known.snapshot != newest else []
-        return late + Push(one, self._source(one), terms).compare(self.others(one))
+        return late + Push(one, self._part(whole(terms.layout), one), terms).compare(self.others(one))
 
     def _push(self, due: Sequence[Mirror], terms: Terms, adopted: str) -> None:
-        pushes = list[Push]()
+        pushes, every = list[Push](), None
         for one in due:
             try:
-                pushes.append(Push(one, self._source(one), terms, adopt=one.name == adopted))
+                every = every or whole(terms.layout)  # which reads all of its indexes
+                pushes.append(Push(one, self._part(every, one), terms, adopt=one.name == adopted))
             except PublishError as error:
                 fail(one, terms, str(error))
                 self._said[one.name] = error

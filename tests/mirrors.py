@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.fleet import Fleet
 from tasks.layout import SITE_ID, Layout
-from tasks.mirror import carried, named, whole
+from tasks.mirror import carried, named
 from tasks.mirrored import Terms
 from tasks.rsync import command
 from tasks.settings import Mirror, Span
@@ -23,7 +23,7 @@ def terms(layout: Layout, now: datetime, gone: Collection[str] = (), grace: Span
 
 def push(mirror: Mirror, of: Terms, *others: Mirror) -> str:
     """Push to one mirror, and to those of its group that are due; its line."""
-    fleet = Fleet([mirror, *others], lambda _: whole(of.layout))
+    fleet = Fleet([mirror, *others])
     return fleet.push(mirror, of, {mirror.name}, "")
 
 

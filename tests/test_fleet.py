@@ -25,7 +25,6 @@ from tasks import files
 from tasks.errors import MadeWay, ProgramFailed, ProgramStalled
 from tasks.fleet import Fleet
 from tasks.layout import Layout
-from tasks.mirror import whole
 from tasks.mirrored import is_current, record
 from tasks.programs import run
 from tasks.rsync import Rsync, Watch, literal
@@ -171,7 +170,7 @@ def test_a_group_waits_for_one_that_cannot_take_the_images(two: Site, group: lis
     one, other = group
     layout, before = Layout(two.root), index(one)
     now = terms(layout, NOW + HOUR)
-    fleet = Fleet(group, lambda _: whole(layout))
+    fleet = Fleet(group)
     with in_the_way(other):
         said = {mirror.name: fleet.push(mirror, now, {"eu1", "eu2"}, "") for mirror in group}
     until = f"{NOW + 2 * HOUR:%Y-%m-%d %H:%M} UTC at most"
@@ -389,7 +388,7 @@ def test_a_mirror_is_asked_where_clients_find_it(two: Site, tmp_path: Path) -> N
         two.mirror.mkdir()
         (two.mirror / "images/stray").mkdir(parents=True)
         now = replace(terms(layout, NOW), clock=lambda: datetime.now(UTC))
-        said = Fleet([mirror], lambda _: whole(layout)).push(mirror, now, {"eu1"}, "eu1")
+        said = Fleet([mirror]).push(mirror, now, {"eu1"}, "eu1")
         assert re.fullmatch(
             rf"failed: everything is there, but {web.url}/ \(probe\) shows 2\S+ of 2\S+Z, not {newest}: is .*",
             said,

@@ -121,7 +121,7 @@ def test_one_that_has_all_and_does_not_show_it_holds_up_and_lets_go_of_nothing(t
     layout, late = Layout(two.root), terms(Layout(two.root), NOW + timedelta(hours=9))
     mirror = Mirror(name="eu1", url=str(two.mirror), probe="http://127.0.0.1:1/", group="eu", retries=0)
     (two.mirror / "images/stray").mkdir(parents=True)
-    said = Fleet([mirror], lambda _: whole(layout)).push(mirror, terms(layout, NOW), {"eu1"}, "eu1")
+    said = Fleet([mirror]).push(mirror, terms(layout, NOW), {"eu1"}, "eu1")
     assert said.startswith("failed: everything is there, but probe: http://127.0.0.1:1/trace?"), said
     assert not (two.mirror / "images/stray").exists()
     assert (record(layout, mirror).failed != "", is_away(record(layout, mirror), late)) == (True, False)

@@ -27,7 +27,6 @@ from snapshots import PER_IMAGE, plant
 from tasks import frozen
 from tasks.fleet import Fleet
 from tasks.layout import SITE_ID, TRACE, Layout
-from tasks.mirror import whole
 from tasks.mirrored import Terms
 from tasks.settings import Mirror, Span
 from tasks.trace import Trace
@@ -56,7 +55,7 @@ def show(layout: Layout, number: int) -> None:
 def push(layout: Layout, mirrors: list[Mirror], *, apart: bool = False) -> None:
     """To all at once, or to one after the other."""
     terms = Terms(layout, Span(0), frozenset(), (), partial(datetime.now, UTC))
-    fleet = Fleet(mirrors, lambda _: whole(layout))
+    fleet = Fleet(mirrors)
     for one in mirrors:
         if apart or one is mirrors[0]:
             wanted = {one.name} if apart else {other.name for other in mirrors}
